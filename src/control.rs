@@ -1,0 +1,4 @@
+//! Control plane.
+pub mod api;
+pub mod config;
+pub mod general;

@@ -1,0 +1,12 @@
+//! ixflow
+pub mod clock;
+pub mod control;
+pub mod count;
+pub mod decode;
+pub mod flush;
+pub mod ixp;
+pub mod loss;
+pub mod receive;
+pub mod resolve;
+pub mod simulate;
+pub mod sink;

@@ -1,0 +1,1 @@
+//! A synthetic fabric that speaks sFlow.

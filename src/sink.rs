@@ -1,0 +1,3 @@
+//! Sinks: where intervals are written.
+pub mod librrd;
+pub mod rrdcached;
