@@ -1,6 +1,7 @@
 //! The vocabulary of an exchange: the words of IXP Manager as types, without logic.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// An Ethernet address, in the low 48 bits.
@@ -184,6 +185,63 @@ pub struct MacRecord {
     pub vli: VliId,
 }
 
+/// A prefix of IP addresses, as `192.0.2.0/24` or `2001:db8::/32`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct IpPrefix {
+    address: IpAddr,
+    length: u8,
+}
+
+/// The text is not a prefix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected an IP address or a prefix, as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")]
+pub struct IpPrefixError;
+
+/// The address as the upper bits of 128, whatever its family.
+fn address_bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+impl IpPrefix {
+    /// Whether `address` is in the prefix; an IPv4 address is never in an IPv6 prefix.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let difference = address_bits(self.address) ^ address_bits(address);
+        self.address.is_ipv4() == address.is_ipv4()
+            && difference.leading_zeros() >= u32::from(self.length)
+    }
+}
+
+impl FromStr for IpPrefix {
+    type Err = IpPrefixError;
+
+    /// Host bits may be set; a bare address is a prefix of its full length.
+    fn from_str(text: &str) -> Result<IpPrefix, IpPrefixError> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| IpPrefixError)?;
+        let longest = if address.is_ipv4() { 32 } else { 128 };
+        let length = match length {
+            Some(length) => length.parse().map_err(|_| IpPrefixError)?,
+            None => longest,
+        };
+        if length > longest {
+            return Err(IpPrefixError);
+        }
+        Ok(IpPrefix { address, length })
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +273,24 @@ mod tests {
         }
         for number in [1, 10, 4094] {
             assert_eq!(u32::from(VlanTag::new(number).as_u16()), number);
+        }
+    }
+
+    #[test]
+    fn prefixes() {
+        let contains = |prefix: &str, address: &str| {
+            prefix.parse::<IpPrefix>().unwrap().contains(address.parse().unwrap())
+        };
+        assert!(contains("192.0.2.0/24", "192.0.2.255"));
+        assert!(!contains("192.0.2.0/24", "192.0.3.0"));
+        assert!(contains("192.0.2.1", "192.0.2.1"));
+        assert!(!contains("192.0.2.1", "192.0.2.2"));
+        assert!(contains("0.0.0.0/0", "198.51.100.1"));
+        assert!(!contains("0.0.0.0/0", "2001:db8::1"));
+        assert!(contains("2001:db8::/32", "2001:db8:ffff::1"));
+        assert!(!contains("2001:db8::/32", "2001:db9::"));
+        for text in ["", "192.0.2.0/33", "::/129", "192.0.2.0/", "192.0.2.0/-1", "host/8"] {
+            assert_eq!(text.parse::<IpPrefix>(), Err(IpPrefixError), "{text}");
         }
     }
 }

@@ -1,10 +1,34 @@
 //! Receive: datagrams in batches, with the time at which they came.
+//!
+//! Every worker owns sockets of its own, bound with `SO_REUSEPORT` to the same addresses; the
+//! kernel spreads the agents over them by a hash of addresses and ports. `recvmmsg(2)` takes up
+//! to 64 datagrams a call. No control messages are asked for, because what the kernel dropped is
+//! read from `/proc/net/udp` by the socket's inode instead.
 
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, recvmmsg};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::clock::Clock;
 
 /// Datagrams in a batch at the most.
 pub const BATCH_MAX: usize = 64;
+
+/// How long a call of [`Source::receive`] waits at the most.
+pub const WAIT: Duration = Duration::from_millis(100);
+
+/// The longest UDP payload is 65,507 bytes (IPv4, udp(7)): nothing is ever cut off.
+const BUFFER_BYTES: usize = 65_536;
+
+/// Distance of two buffers: not a power of two, so that the first bytes of all buffers do not
+/// compete for the same cache sets.
+const BUFFER_STRIDE_BYTES: usize = BUFFER_BYTES + 17 * 64;
 
 /// One UDP payload.
 #[derive(Clone, Copy, Debug)]
@@ -33,11 +57,324 @@ pub enum Batch {
 
 /// Where datagrams come from: a socket, a capture, or a simulated fabric.
 pub trait Source {
-    /// Waits for datagrams, 100 ms at the most, and replaces the batch by them.
-    ///
-    /// The stamps of one source never decrease.
+    /// Waits for datagrams, [`WAIT`] at the most, and replaces the batch by them.
     fn receive(&mut self) -> io::Result<Batch>;
 
     /// Datagram `index` of the batch, below its count.
     fn datagram(&self, index: usize) -> Received<'_>;
+
+    /// Datagrams that the kernel dropped because a buffer was full, since the sockets exist;
+    /// `None` where it does not say.
+    fn socket_drops(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    length: usize,
+    source: SocketAddr,
+    truncated: bool,
+}
+
+/// The sockets of one worker.
+pub struct UdpSource {
+    sockets: Vec<Socket>,
+    inodes: Vec<u64>,
+    headers: MultiHeaders<SockaddrStorage>,
+    buffers: Vec<u8>,
+    slots: Vec<Slot>,
+    clock: Clock,
+    /// Where the next turn over several sockets begins.
+    turn: usize,
+}
+
+/// A socket could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on UDP {address}: {step}: {source}")]
+pub struct ListenError {
+    /// The address to listen on.
+    pub address: SocketAddr,
+    /// What failed.
+    pub step: &'static str,
+    /// How.
+    pub source: io::Error,
+}
+
+fn open(
+    address: SocketAddr,
+    also_v4: bool,
+    receive_buffer_bytes: usize,
+) -> Result<Socket, ListenError> {
+    let failed = |step| move |source| ListenError { address, step, source };
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
+        .map_err(failed("socket"))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!also_v4).map_err(failed("IPV6_V6ONLY"))?;
+    }
+    // FreeBSD: SO_REUSEPORT alone lets several sockets bind, but delivers to one of them;
+    // SO_REUSEPORT_LB balances (setsockopt(2)).
+    #[cfg(target_os = "freebsd")]
+    socket.set_reuse_port_lb(true).map_err(failed("SO_REUSEPORT_LB"))?;
+    #[cfg(not(target_os = "freebsd"))]
+    socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
+    // SO_RCVBUFFORCE passes net.core.rmem_max, and needs CAP_NET_ADMIN (socket(7), Linux alone).
+    #[cfg(target_os = "linux")]
+    let forced = nix::sys::socket::setsockopt(
+        &socket,
+        nix::sys::socket::sockopt::RcvBufForce,
+        &receive_buffer_bytes,
+    )
+    .is_ok();
+    #[cfg(not(target_os = "linux"))]
+    let forced = false;
+    if !forced {
+        // FreeBSD refuses what is above kern.ipc.maxsockbuf, where Linux cuts it down silently:
+        // the largest power of two that is taken will do.
+        let mut bytes = receive_buffer_bytes;
+        while socket.set_recv_buffer_size(bytes).is_err() && bytes > 65_536 {
+            bytes /= 2;
+        }
+    }
+    socket.set_read_timeout(Some(WAIT)).map_err(failed("SO_RCVTIMEO"))?;
+    socket.bind(&address.into()).map_err(failed("bind"))?;
+    Ok(socket)
+}
+
+impl UdpSource {
+    /// Binds one socket to each address.
+    ///
+    /// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed; where the
+    /// system has no IPv6 it becomes `0.0.0.0`.
+    pub fn bind(
+        addresses: &[SocketAddr],
+        receive_buffer_bytes: usize,
+        clock: Clock,
+    ) -> Result<UdpSource, ListenError> {
+        let mut sockets = Vec::with_capacity(addresses.len());
+        for &address in addresses {
+            let also_v4 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                && !addresses.iter().any(|a| a.is_ipv4() && a.port() == address.port());
+            let socket = match open(address, also_v4, receive_buffer_bytes) {
+                Err(error)
+                    if also_v4
+                        && matches!(
+                            error.source.raw_os_error().map(Errno::from_raw),
+                            Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
+                        ) =>
+                {
+                    open(([0, 0, 0, 0], address.port()).into(), false, receive_buffer_bytes)?
+                }
+                socket => socket?,
+            };
+            sockets.push(socket);
+        }
+        Ok(UdpSource::from_sockets(sockets, clock))
+    }
+
+    /// Reads from sockets that are bound already.
+    fn from_sockets(sockets: Vec<Socket>, clock: Clock) -> UdpSource {
+        let inodes = sockets
+            .iter()
+            .filter_map(|socket| nix::sys::stat::fstat(socket.as_fd()).ok())
+            .map(|stat| stat.st_ino)
+            .collect();
+        UdpSource {
+            sockets,
+            inodes,
+            headers: MultiHeaders::preallocate(BATCH_MAX, None),
+            buffers: vec![0; BATCH_MAX * BUFFER_STRIDE_BYTES],
+            slots: Vec::with_capacity(BATCH_MAX),
+            clock,
+            turn: 0,
+        }
+    }
+
+    /// The addresses that the sockets are bound to.
+    pub fn local_addresses(&self) -> Vec<SocketAddr> {
+        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
+    }
+
+    /// The size of the smallest receive buffer, in bytes of payload and bookkeeping.
+    pub fn receive_buffer_bytes(&self) -> usize {
+        // Linux doubles what was asked for, for its bookkeeping, and reports the double
+        // (socket(7)).
+        let doubled = if cfg!(target_os = "linux") { 2 } else { 1 };
+        let sizes = self.sockets.iter().filter_map(|socket| socket.recv_buffer_size().ok());
+        sizes.min().unwrap_or(0) / doubled
+    }
+
+    fn take(&mut self, socket: usize, flags: MsgFlags) -> io::Result<()> {
+        self.slots.clear();
+        let fd = self.sockets[socket].as_raw_fd();
+        let mut slices: [[IoSliceMut<'_>; 1]; BATCH_MAX] = {
+            let mut chunks = self.buffers.chunks_mut(BUFFER_STRIDE_BYTES);
+            std::array::from_fn(|_| match chunks.next() {
+                Some(chunk) => [IoSliceMut::new(&mut chunk[..BUFFER_BYTES])],
+                None => [IoSliceMut::new(&mut [])],
+            })
+        };
+        match recvmmsg(fd, &mut self.headers, slices.iter_mut(), flags, None) {
+            Ok(messages) => {
+                self.slots.extend(messages.map(|message| Slot {
+                    length: message.bytes,
+                    source: socket_address(message.address.as_ref()),
+                    truncated: message.flags.contains(MsgFlags::MSG_TRUNC),
+                }));
+                Ok(())
+            }
+            // Nothing in time; a signal; an ICMP error of a former sender.
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+#[inline]
+fn socket_address(address: Option<&SockaddrStorage>) -> SocketAddr {
+    let unknown = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0);
+    let Some(address) = address else { return unknown };
+    if let Some(v4) = address.as_sockaddr_in() {
+        return SocketAddr::V4((*v4).into());
+    }
+    match address.as_sockaddr_in6() {
+        // A dual-stack socket shows IPv4 senders as ::ffff:192.0.2.1.
+        Some(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
+        None => unknown,
+    }
+}
+
+impl Source for UdpSource {
+    fn receive(&mut self) -> io::Result<Batch> {
+        if self.sockets.len() == 1 {
+            self.take(0, MsgFlags::MSG_WAITFORONE)?;
+        } else {
+            // Fair to all: the turn begins one socket later at every call.
+            self.slots.clear();
+            let wait = PollTimeout::try_from(WAIT).unwrap_or(PollTimeout::ZERO);
+            let mut ready = [false; 64];
+            {
+                let mut polled: Vec<PollFd<'_>> = self
+                    .sockets
+                    .iter()
+                    .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+                    .collect();
+                match nix::poll::poll(&mut polled, wait) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(errno) => return Err(errno.into()),
+                }
+                for (ready, polled) in ready.iter_mut().zip(&polled) {
+                    *ready = polled.any().unwrap_or(false);
+                }
+            }
+            let count = self.sockets.len();
+            for offset in 0..count {
+                let socket = (self.turn + offset) % count;
+                if ready[socket] {
+                    self.turn = socket + 1;
+                    self.take(socket, MsgFlags::MSG_DONTWAIT)?;
+                    break;
+                }
+            }
+        }
+        Ok(Batch::Datagrams { count: self.slots.len(), stamp_millis: self.clock.now_millis() })
+    }
+
+    #[inline]
+    fn datagram(&self, index: usize) -> Received<'_> {
+        let Slot { length, source, truncated } = self.slots[index];
+        let start = index * BUFFER_STRIDE_BYTES;
+        Received { source, payload: &self.buffers[start..start + length], truncated }
+    }
+
+    /// From the column `drops` of `/proc/net/udp` and `udp6` (proc_net_udp(5)).
+    fn socket_drops(&self) -> Option<u64> {
+        let mut drops = None;
+        for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
+            let Ok(text) = std::fs::read_to_string(table) else { continue };
+            for line in text.lines().skip(1) {
+                let mut fields = line.split_ascii_whitespace();
+                let inode: Option<u64> = fields.nth(9).and_then(|field| field.parse().ok());
+                if inode.is_some_and(|inode| self.inodes.contains(&inode)) {
+                    let count: u64 = fields.nth(2).and_then(|f| f.parse().ok()).unwrap_or(0);
+                    *drops.get_or_insert(0) += count;
+                }
+            }
+        }
+        drops
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    fn receive_some(source: &mut UdpSource) -> Vec<(SocketAddr, Vec<u8>)> {
+        // One wait per call; a datagram on the loopback is there when send returns.
+        let Ok(Batch::Datagrams { count, .. }) = source.receive() else { panic!("no batch") };
+        (0..count).map(|i| source.datagram(i)).map(|d| (d.source, d.payload.to_vec())).collect()
+    }
+
+    #[test]
+    fn a_dual_stack_socket_names_senders_of_both_families() {
+        let listen: SocketAddr = "[::]:0".parse().unwrap();
+        let mut source = UdpSource::bind(&[listen], 1 << 20, Clock::driven(7)).unwrap();
+        let port = source.local_addresses()[0].port();
+        for address in ["127.0.0.1", "::1"] {
+            let sender = UdpSocket::bind((address, 0)).unwrap();
+            sender.send_to(b"sample", (address, port)).unwrap();
+            let from = sender.local_addr().unwrap();
+            assert_eq!(receive_some(&mut source), [(from, b"sample".to_vec())]);
+        }
+        assert_eq!(
+            source.receive().unwrap(),
+            Batch::Datagrams { count: 0, stamp_millis: 7 },
+            "an idle wait ends by itself"
+        );
+    }
+
+    #[test]
+    fn several_sockets_are_read_in_turn_and_the_largest_datagram_is_whole() {
+        let listen: Vec<SocketAddr> =
+            ["127.0.0.1:0", "[::1]:0"].iter().map(|a| a.parse().unwrap()).collect();
+        let mut source = UdpSource::bind(&listen, 1 << 20, Clock::System).unwrap();
+        let largest = vec![0xab; 65_507];
+        for address in source.local_addresses() {
+            let sender = UdpSocket::bind((address.ip(), 0)).unwrap();
+            sender.send_to(&largest, address).unwrap();
+        }
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            seen.extend(receive_some(&mut source).into_iter().map(|(from, bytes)| {
+                assert_eq!(bytes, largest);
+                from.is_ipv4()
+            }));
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [false, true]);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn drops_of_a_full_buffer_are_read_from_the_kernel() {
+        let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let mut source = UdpSource::bind(&[listen], 4_096, Clock::System).unwrap();
+        assert_eq!(source.socket_drops(), Some(0));
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sent = 1_000;
+        for _ in 0..sent {
+            sender.send_to(&[0; 1_000], source.local_addresses()[0]).unwrap();
+        }
+        let mut received = 0;
+        loop {
+            match receive_some(&mut source).len() {
+                0 => break,
+                count => received += count as u64,
+            }
+        }
+        assert!(received < sent, "the buffer is too small for all");
+        assert_eq!(source.socket_drops(), Some(sent - received));
+    }
 }

@@ -1,6 +1,27 @@
-//! Resolve: the MAC table.
+//! Resolve: from VLAN and addresses to a pair of VLIs, by the table and the policy of a plan.
+//!
+//! A [`Plan`] is built whole, never changed, and replaced whole at an epoch change; a lookup is
+//! one probe of a hash map by `tag << 48 | mac`. Its value is a row and a column, and their sum is
+//! the pair's cell in the ledger: every LAN owns a square of cells.
 
-use crate::ixp::{InfrastructureId, VlanTag, VliId};
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+
+use crate::ixp::{InfrastructureId, IpPrefix, Mac, MacRecord, VlanTag, VliId};
+use crate::loss::Loss;
+
+/// VLIs of one LAN at the most: columns are 16 bits wide.
+pub const VLIS_PER_LAN_MAX: usize = 20_000;
+
+/// Cells (pairs of VLIs) of a table at the most: 4 bytes a cell and worker, so 1.6 GB.
+pub const CELLS_MAX: u64 = 400_000_000;
+
+/// LANs of a table at the most.
+pub const LANS_MAX: usize = 60_000;
 
 /// A VLAN on an infrastructure, with the VLIs that are on it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -11,4 +32,558 @@ pub struct Lan {
     pub vlan: VlanTag,
     /// Its VLIs, in rising order.
     pub vlis: Vec<VliId>,
+}
+
+/// Where a MAC stands in the square of its LAN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Port {
+    /// First cell of the LAN plus rank x size: the row as sender.
+    row: u32,
+    /// Rank: the column as receiver.
+    column: u16,
+    /// The LAN, or [`CONTESTED`].
+    lan: u16,
+}
+
+/// Stands for a LAN where (VLAN, MAC) is in the table more than once.
+const CONTESTED: u16 = u16::MAX;
+
+/// Something in the table that says two things at once.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Conflict {
+    /// A MAC belongs to two VLIs of one LAN: the lowest VLI is used.
+    TwoVlis {
+        /// The infrastructure of the LAN.
+        infrastructure: InfrastructureId,
+        /// The VLAN's tag.
+        vlan: VlanTag,
+        /// The address.
+        mac: Mac,
+        /// The VLI that is used.
+        used: VliId,
+        /// The VLI that is not.
+        ignored: VliId,
+    },
+    /// A MAC is on one tag of several infrastructures: the other end of a sample decides, else
+    /// the lowest infrastructure on which both ends are known.
+    TwoInfrastructures {
+        /// The VLAN's tag.
+        vlan: VlanTag,
+        /// The address.
+        mac: Mac,
+        /// The infrastructures, in rising order.
+        infrastructures: Vec<InfrastructureId>,
+    },
+    /// Two infrastructures use one tag: their traffic is summed in the tag's aggregate file.
+    SharedTag {
+        /// The VLAN's tag.
+        vlan: VlanTag,
+        /// The infrastructures, in rising order.
+        infrastructures: Vec<InfrastructureId>,
+    },
+    /// A VLI is on two LANs: its files carry the sum.
+    TwoLans {
+        /// The VLI.
+        vli: VliId,
+        /// The tags, in rising order.
+        vlans: Vec<VlanTag>,
+    },
+}
+
+fn list<T: fmt::Display>(items: impl Iterator<Item = T>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Conflict::TwoVlis { infrastructure, vlan, mac, used, ignored } => write!(
+                f,
+                "MAC {mac} on VLAN {vlan} of infrastructure {} belongs to VLI {} and to VLI {}: \
+                 counted for VLI {}",
+                infrastructure.0, used.0, ignored.0, used.0
+            ),
+            Conflict::TwoInfrastructures { vlan, mac, infrastructures } => write!(
+                f,
+                "MAC {mac} is on VLAN {vlan} of infrastructures {}: counted where the other end \
+                 of a sample is known, the lowest of several",
+                list(infrastructures.iter().map(|id| id.0))
+            ),
+            Conflict::SharedTag { vlan, infrastructures } => write!(
+                f,
+                "infrastructures {} share VLAN tag {vlan}: the tag's aggregate is their sum",
+                list(infrastructures.iter().map(|id| id.0))
+            ),
+            Conflict::TwoLans { vli, vlans } => {
+                write!(
+                    f,
+                    "VLI {} is on VLANs {}: its files carry the sum",
+                    vli.0,
+                    list(vlans.iter())
+                )
+            }
+        }
+    }
+}
+
+/// A table that is too large to be one.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TableError {
+    /// Too many VLIs on a LAN.
+    #[error(
+        "VLAN {vlan} of infrastructure {} has {count} VLIs: expected at most {VLIS_PER_LAN_MAX}",
+        infrastructure.0
+    )]
+    TooManyVlis {
+        /// The infrastructure of the LAN.
+        infrastructure: InfrastructureId,
+        /// The VLAN's tag.
+        vlan: VlanTag,
+        /// How many.
+        count: usize,
+    },
+    /// Too many pairs in all.
+    #[error("the table makes {0} pairs of VLIs: expected at most {CELLS_MAX}")]
+    TooManyCells(u64),
+    /// Too many LANs.
+    #[error("the table has {0} VLANs: expected at most {LANS_MAX}")]
+    TooManyLans(usize),
+}
+
+/// Which MAC is which VLI, on every VLAN of the exchange.
+#[derive(Clone, Debug)]
+pub struct MacTable {
+    ports: HashMap<u64, Port, FixedState>,
+    contested: HashMap<u64, Vec<Port>, FixedState>,
+    /// One bit a tag; bit 0 is the untagged LAN.
+    tags: [u64; 64],
+    lans: Arc<[Lan]>,
+    first_cells: Vec<u32>,
+    cell_count: u32,
+}
+
+impl Default for MacTable {
+    fn default() -> MacTable {
+        MacTable {
+            ports: HashMap::default(),
+            contested: HashMap::default(),
+            tags: [0; 64],
+            lans: Arc::new([]),
+            first_cells: Vec::new(),
+            cell_count: 0,
+        }
+    }
+}
+
+#[inline]
+fn key(vlan: VlanTag, mac: Mac) -> u64 {
+    u64::from(vlan.as_u16()) << 48 | mac.as_u64()
+}
+
+impl MacTable {
+    /// Builds a table, and says what in it is contradictory.
+    ///
+    /// The result depends on the set of records alone, never on their order.
+    pub fn build(records: &[MacRecord]) -> Result<(MacTable, Vec<Conflict>), TableError> {
+        let mut conflicts = Vec::new();
+        // (infrastructure, vlan) -> mac -> vli
+        let mut macs_of: BTreeMap<(InfrastructureId, VlanTag), BTreeMap<Mac, VliId>> =
+            BTreeMap::new();
+        let mut sorted = records.to_vec();
+        sorted.sort_unstable();
+        sorted.dedup();
+        for record in &sorted {
+            let macs = macs_of.entry((record.infrastructure, record.vlan)).or_default();
+            let used = *macs.entry(record.mac).or_insert(record.vli);
+            if used != record.vli {
+                conflicts.push(Conflict::TwoVlis {
+                    infrastructure: record.infrastructure,
+                    vlan: record.vlan,
+                    mac: record.mac,
+                    used,
+                    ignored: record.vli,
+                });
+            }
+        }
+        if macs_of.len() > LANS_MAX {
+            return Err(TableError::TooManyLans(macs_of.len()));
+        }
+
+        let mut table = MacTable::default();
+        let mut lans = Vec::with_capacity(macs_of.len());
+        let mut cells = 0u64;
+        let mut infrastructures_of: BTreeMap<VlanTag, Vec<InfrastructureId>> = BTreeMap::new();
+        let mut vlans_of: BTreeMap<VliId, Vec<VlanTag>> = BTreeMap::new();
+        for (&(infrastructure, vlan), macs) in &macs_of {
+            let mut vlis: Vec<VliId> = macs.values().copied().collect();
+            vlis.sort_unstable();
+            vlis.dedup();
+            let size = vlis.len();
+            if size > VLIS_PER_LAN_MAX {
+                return Err(TableError::TooManyVlis { infrastructure, vlan, count: size });
+            }
+            let first_cell = cells;
+            cells += size as u64 * size as u64;
+            if cells > CELLS_MAX {
+                return Err(TableError::TooManyCells(cells));
+            }
+            #[expect(clippy::cast_possible_truncation, reason = "below CELLS_MAX")]
+            table.first_cells.push(first_cell as u32);
+            for (&mac, vli) in macs {
+                // The VLI is in the list that was made from the same map.
+                let rank = vlis.binary_search(vli).unwrap_or_default();
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "CELLS_MAX, VLIS_PER_LAN_MAX and LANS_MAX are below the types' limits"
+                )]
+                let port = Port {
+                    row: (first_cell + rank as u64 * size as u64) as u32,
+                    column: rank as u16,
+                    lan: lans.len() as u16,
+                };
+                let key = key(vlan, mac);
+                if let Some(&other) = table.ports.get(&key) {
+                    table.contested.entry(key).or_insert_with(|| vec![other]).push(port);
+                    table.ports.insert(key, Port { lan: CONTESTED, ..other });
+                } else {
+                    table.ports.insert(key, port);
+                }
+            }
+            table.tags[usize::from(vlan.as_u16() >> 6)] |= 1 << (vlan.as_u16() & 63);
+            infrastructures_of.entry(vlan).or_default().push(infrastructure);
+            for &vli in &vlis {
+                vlans_of.entry(vli).or_default().push(vlan);
+            }
+            lans.push(Lan { infrastructure, vlan, vlis });
+        }
+        for (&contested, ports) in &table.contested {
+            #[expect(clippy::cast_possible_truncation, reason = "the tag is the upper 16 bits")]
+            let vlan = VlanTag::new((contested >> 48) as u32);
+            let [_, _, octets @ ..] = contested.to_be_bytes();
+            conflicts.push(Conflict::TwoInfrastructures {
+                vlan,
+                mac: Mac::from_octets(octets),
+                infrastructures: ports
+                    .iter()
+                    .map(|port| lans[usize::from(port.lan)].infrastructure)
+                    .collect(),
+            });
+        }
+        for (vlan, infrastructures) in infrastructures_of {
+            if infrastructures.len() > 1 {
+                conflicts.push(Conflict::SharedTag { vlan, infrastructures });
+            }
+        }
+        for (vli, vlans) in vlans_of {
+            if vlans.len() > 1 {
+                conflicts.push(Conflict::TwoLans { vli, vlans });
+            }
+        }
+        conflicts.sort_unstable();
+        table.lans = lans.into();
+        #[expect(clippy::cast_possible_truncation, reason = "below CELLS_MAX")]
+        {
+            table.cell_count = cells as u32;
+        }
+        Ok((table, conflicts))
+    }
+
+    /// The VLANs, sorted by infrastructure and tag.
+    pub fn lans(&self) -> &Arc<[Lan]> {
+        &self.lans
+    }
+
+    /// Number of (VLAN, MAC) entries.
+    pub fn mac_count(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Number of pair cells: the size of a ledger's index.
+    pub fn cell_count(&self) -> u32 {
+        self.cell_count
+    }
+
+    #[inline]
+    fn knows(&self, vlan: VlanTag) -> bool {
+        self.tags[usize::from(vlan.as_u16() >> 6)] >> (vlan.as_u16() & 63) & 1 == 1
+    }
+
+    /// The VLAN of a sample: the outermost tag that the table knows, else the VLAN before, else
+    /// behind the switch (extended switch record) that it knows, else, for a frame that names no
+    /// VLAN at all, the LAN without a tag.
+    ///
+    /// Where the table knows none of them the error carries the VLAN that was meant: the
+    /// innermost tag, else the switch's.
+    #[inline]
+    pub fn vlan(&self, tags: &[VlanTag], switch: [VlanTag; 2]) -> Result<VlanTag, VlanTag> {
+        for &vlan in tags.iter().chain(&switch) {
+            if vlan.is_some() && self.knows(vlan) {
+                return Ok(vlan);
+            }
+        }
+        let [before, behind] = switch;
+        let meant = match tags.last() {
+            Some(&innermost) => innermost,
+            None if before.is_some() => before,
+            None => behind,
+        };
+        if !meant.is_some() && self.knows(VlanTag::NONE) { Ok(VlanTag::NONE) } else { Err(meant) }
+    }
+
+    /// The ledger cell of a pair.
+    #[inline]
+    pub fn pair(&self, vlan: VlanTag, source: Mac, destination: Mac) -> Result<u32, Loss> {
+        if destination.is_group() {
+            return Err(Loss::Group);
+        }
+        let source_key = key(vlan, source);
+        let destination_key = key(vlan, destination);
+        let sender = *self.ports.get(&source_key).ok_or(Loss::UnknownSource)?;
+        let receiver = *self.ports.get(&destination_key).ok_or(Loss::UnknownDestination)?;
+        if sender.lan == receiver.lan && sender.lan != CONTESTED {
+            Self::cell(sender, receiver)
+        } else {
+            self.contested_pair(source_key, sender, destination_key, receiver)
+        }
+    }
+
+    /// The cell of two ports of one LAN.
+    #[inline]
+    fn cell(sender: Port, receiver: Port) -> Result<u32, Loss> {
+        if sender.row == receiver.row {
+            return Err(Loss::SameVli);
+        }
+        Ok(sender.row + u32::from(receiver.column))
+    }
+
+    #[cold]
+    fn contested_pair(
+        &self,
+        source_key: u64,
+        sender: Port,
+        destination_key: u64,
+        receiver: Port,
+    ) -> Result<u32, Loss> {
+        let sender_only = [sender];
+        let receiver_only = [receiver];
+        let senders = match self.contested.get(&source_key) {
+            Some(ports) => ports.as_slice(),
+            None => &sender_only,
+        };
+        let receivers = match self.contested.get(&destination_key) {
+            Some(ports) => ports.as_slice(),
+            None => &receiver_only,
+        };
+        // Both lists rise by infrastructure.
+        for &sender in senders {
+            for &receiver in receivers {
+                if sender.lan == receiver.lan {
+                    return Self::cell(sender, receiver);
+                }
+            }
+        }
+        Err(Loss::AcrossInfrastructures)
+    }
+
+    /// The sender and the receiver of a ledger cell.
+    pub fn vlis_of(&self, cell: u32) -> (VliId, VliId) {
+        // The first LAN's first cell is 0, so that at least one is not above `cell`; LANs are
+        // never empty, so that first cells rise strictly.
+        let lan = self.first_cells.partition_point(|&first| first <= cell) - 1;
+        let vlis = &self.lans[lan].vlis;
+        let offset = (cell - self.first_cells[lan]) as usize;
+        (vlis[offset / vlis.len()], vlis[offset % vlis.len()])
+    }
+}
+
+/// Which samples of an agent are counted, by where they were taken.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Direction {
+    /// Samples taken at ingress, and those of which it cannot be told (the default).
+    #[default]
+    Ingress,
+    /// Samples taken at egress, and those of which it cannot be told.
+    Egress,
+    /// All.
+    Both,
+}
+
+/// What the configuration says of one agent.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct AgentPolicy {
+    /// Which samples are counted.
+    pub direction: Direction,
+    /// Used in place of the samples' own rate.
+    pub sampling_rate: Option<u32>,
+}
+
+/// What the configuration says of senders.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Policy {
+    /// Agents with settings of their own, by agent address.
+    pub agents: BTreeMap<IpAddr, AgentPolicy>,
+    /// Source addresses that may send; none listed: all.
+    pub sources_allowed: Vec<IpPrefix>,
+}
+
+impl Policy {
+    /// What holds for an agent.
+    pub fn agent(&self, address: IpAddr) -> AgentPolicy {
+        self.agents.get(&address).copied().unwrap_or_default()
+    }
+
+    /// Whether datagrams from `source` are taken.
+    #[inline]
+    pub fn allows(&self, source: IpAddr) -> bool {
+        self.sources_allowed.is_empty()
+            || self.sources_allowed.iter().any(|prefix| prefix.contains(source))
+    }
+}
+
+/// All that a worker resolves by, replaced whole.
+#[derive(Clone, Default, Debug)]
+pub struct Plan {
+    /// The MAC table.
+    pub table: MacTable,
+    /// The policy.
+    pub policy: Policy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(infrastructure: u32, vlan: u32, mac: u8, vli: u32) -> MacRecord {
+        MacRecord {
+            infrastructure: InfrastructureId(infrastructure),
+            vlan: VlanTag::new(vlan),
+            mac: self::mac(mac),
+            vli: VliId(vli),
+        }
+    }
+
+    fn mac(last: u8) -> Mac {
+        Mac::from_octets([2, 0, 0, 0, 0, last])
+    }
+
+    fn vlis(table: &MacTable, vlan: u32, source: u8, destination: u8) -> Result<(u32, u32), Loss> {
+        let cell = table.pair(VlanTag::new(vlan), mac(source), mac(destination))?;
+        let (source, destination) = table.vlis_of(cell);
+        Ok((source.0, destination.0))
+    }
+
+    #[test]
+    fn every_pair_has_a_cell_of_its_own() {
+        let records: Vec<_> = (1..=2)
+            .flat_map(|vlan| {
+                (1..=7).map(move |n| record(1, vlan * 10, n, vlan * 100 + u32::from(n) / 2))
+            })
+            .collect();
+        let (table, conflicts) = MacTable::build(&records).unwrap();
+        assert_eq!(conflicts, []);
+        let mut seen = BTreeMap::new();
+        for vlan in [10, 20] {
+            for source in 1..=7u8 {
+                for destination in 1..=7u8 {
+                    let expected =
+                        (vlan * 10 + u32::from(source) / 2, vlan * 10 + u32::from(destination) / 2);
+                    let result = vlis(&table, vlan, source, destination);
+                    if expected.0 == expected.1 {
+                        assert_eq!(result, Err(Loss::SameVli));
+                    } else {
+                        assert_eq!(result, Ok(expected));
+                        let cell =
+                            table.pair(VlanTag::new(vlan), mac(source), mac(destination)).unwrap();
+                        assert!(cell < table.cell_count());
+                        assert_eq!(*seen.entry(cell).or_insert(expected), expected);
+                    }
+                }
+            }
+        }
+        assert_eq!(seen.len(), 2 * 4 * 3);
+    }
+
+    #[test]
+    fn reasons_by_what_is_unknown() {
+        let (table, _) = MacTable::build(&[record(1, 10, 1, 1), record(1, 10, 2, 2)]).unwrap();
+        assert_eq!(vlis(&table, 10, 9, 2), Err(Loss::UnknownSource));
+        assert_eq!(vlis(&table, 10, 1, 9), Err(Loss::UnknownDestination));
+        assert_eq!(vlis(&table, 20, 1, 2), Err(Loss::UnknownSource));
+        let group = table.pair(VlanTag::new(10), mac(1), Mac::BROADCAST);
+        assert_eq!(group, Err(Loss::Group));
+    }
+
+    #[test]
+    fn vlan_is_the_outermost_tag_that_the_table_knows() {
+        let tag = VlanTag::new;
+        let none = [VlanTag::NONE; 2];
+        let (table, _) = MacTable::build(&[record(1, 10, 1, 1), record(1, 20, 1, 2)]).unwrap();
+        assert_eq!(table.vlan(&[tag(10), tag(20)], none), Ok(tag(10)));
+        assert_eq!(table.vlan(&[tag(99), tag(20)], [tag(10), tag(10)]), Ok(tag(20)));
+        assert_eq!(table.vlan(&[tag(99)], [tag(10), tag(20)]), Ok(tag(10)));
+        assert_eq!(table.vlan(&[], [tag(98), tag(20)]), Ok(tag(20)));
+        assert_eq!(table.vlan(&[tag(99), tag(98)], [tag(97), none[0]]), Err(tag(98)));
+        assert_eq!(table.vlan(&[], [tag(97), tag(96)]), Err(tag(97)));
+        assert_eq!(table.vlan(&[], none), Err(VlanTag::NONE));
+        let (table, _) = MacTable::build(&[record(1, 0, 1, 1)]).unwrap();
+        assert_eq!(table.vlan(&[], none), Ok(VlanTag::NONE));
+        assert_eq!(table.vlan(&[tag(5)], none), Err(tag(5)));
+    }
+
+    #[test]
+    fn two_vlis_of_one_mac_resolve_to_the_lowest_in_any_order() {
+        let records = [record(1, 10, 1, 7), record(1, 10, 1, 5), record(1, 10, 2, 6)];
+        let reversed: Vec<_> = records.iter().rev().copied().collect();
+        for records in [&records[..], &reversed] {
+            let (table, conflicts) = MacTable::build(records).unwrap();
+            assert_eq!(vlis(&table, 10, 1, 2), Ok((5, 6)));
+            let [Conflict::TwoVlis { used, ignored, .. }] = conflicts[..] else {
+                panic!("{conflicts:?}");
+            };
+            assert_eq!((used, ignored), (VliId(5), VliId(7)));
+        }
+    }
+
+    #[test]
+    fn infrastructures_that_share_a_tag_are_told_apart_by_the_other_end() {
+        let records = [
+            record(1, 10, 1, 11),
+            record(1, 10, 2, 12),
+            record(2, 10, 1, 21),
+            record(2, 10, 3, 23),
+            record(3, 10, 1, 31),
+            record(3, 10, 2, 32),
+        ];
+        let (table, conflicts) = MacTable::build(&records).unwrap();
+        assert_eq!(vlis(&table, 10, 1, 2), Ok((11, 12)), "both on 1 and 3: the lowest");
+        assert_eq!(vlis(&table, 10, 1, 3), Ok((21, 23)));
+        assert_eq!(vlis(&table, 10, 3, 1), Ok((23, 21)));
+        assert_eq!(vlis(&table, 10, 2, 3), Err(Loss::AcrossInfrastructures));
+        assert_eq!(vlis(&table, 10, 1, 1), Err(Loss::SameVli));
+        let kinds: Vec<_> = conflicts.iter().map(ToString::to_string).collect();
+        assert_eq!(conflicts.len(), 3, "{kinds:?}");
+        assert!(kinds[0].contains("infrastructures 1, 2, 3"), "{kinds:?}");
+    }
+
+    #[test]
+    fn a_table_without_bound_is_refused() {
+        let records: Vec<_> = (0..=VLIS_PER_LAN_MAX as u32)
+            .map(|n| {
+                let [a, b, c, d] = n.to_be_bytes();
+                MacRecord { mac: Mac::from_octets([2, 0, a, b, c, d]), ..record(1, 10, 0, n) }
+            })
+            .collect();
+        let error = MacTable::build(&records).unwrap_err();
+        assert!(matches!(error, TableError::TooManyVlis { count: 20_001, .. }), "{error}");
+    }
+
+    #[test]
+    fn policy_by_prefix_and_agent() {
+        let mut policy = Policy::default();
+        assert!(policy.allows("192.0.2.1".parse().unwrap()));
+        policy.sources_allowed = vec!["192.0.2.0/24".parse().unwrap()];
+        assert!(policy.allows("192.0.2.1".parse().unwrap()));
+        assert!(!policy.allows("198.51.100.1".parse().unwrap()));
+        assert!(!policy.allows("2001:db8::1".parse().unwrap()));
+    }
 }
