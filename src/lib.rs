@@ -1,4 +1,5 @@
 //! ixflow
+pub mod agent;
 pub mod clock;
 pub mod control;
 pub mod count;
