@@ -425,13 +425,16 @@ impl Agents {
 #[inline]
 fn direction(sample: &FlowSample<'_>) -> usize {
     if sample.input.format == 0 && sample.data_source.index == sample.input.value {
-        0
+        INGRESS
     } else if sample.output.format == 0 && sample.data_source.index == sample.output.value {
-        1
+        EGRESS
     } else {
         2
     }
 }
+
+/// Index of ingress in [`AgentState::directions`].
+pub const INGRESS: usize = 0;
 
 /// Index of egress in [`AgentState::directions`].
 pub const EGRESS: usize = 1;

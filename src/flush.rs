@@ -1,10 +1,21 @@
-//! Flush: ledgers become intervals.
+//! Flush: the workers' ledgers become intervals, cut exactly at the steps of wall time.
+//!
+//! Every worker hands over a ledger whenever a step ends, by its own stamps. An interval is
+//! complete when all workers have passed its end; it covers the seconds since the end of the one
+//! before, or since observation began. A flush on request, and the last one, end inside a step:
+//! RRD averages the part and the rest exactly.
 
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use crate::count::Traffic;
+use crossbeam_channel::{Receiver, Sender};
+use foldhash::fast::FixedState;
+
+use crate::count::{Ledger, Traffic};
 use crate::ixp::VliId;
 use crate::resolve::Lan;
+use crate::worker::{Epoch, Handover};
 
 /// What the fabric carried between two moments: the unit of work of a sink.
 #[derive(Clone, PartialEq, Debug)]
@@ -32,4 +43,501 @@ pub struct PairTraffic {
     pub destination: VliId,
     /// How much.
     pub traffic: Traffic,
+}
+
+/// Counts of one step, as far as they were handed over.
+#[derive(Debug)]
+struct Step {
+    from_millis: u64,
+    pairs: HashMap<(VliId, VliId), Traffic, FixedState>,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Progress {
+    epoch: u64,
+    to_millis: u64,
+    ended: bool,
+}
+
+/// Merges ledgers, and cuts intervals.
+pub struct Flusher {
+    step_secs: u64,
+    epoch: Arc<Epoch>,
+    handovers: Receiver<Handover>,
+    spares: Vec<Sender<Ledger>>,
+    backlog: Arc<Backlog>,
+    workers: Vec<Progress>,
+    /// By the end of the step, in seconds since 1970.
+    steps: BTreeMap<u64, Step>,
+    /// End of the last interval.
+    covered_to_secs: Option<u64>,
+    lans: Arc<[Lan]>,
+    lans_epoch: u64,
+    flushed_epoch: u64,
+}
+
+impl Flusher {
+    /// A flusher for as many workers as there are `spares`, to which empty ledgers go back.
+    pub fn new(
+        step_secs: u32,
+        epoch: Arc<Epoch>,
+        handovers: Receiver<Handover>,
+        spares: Vec<Sender<Ledger>>,
+        backlog: Arc<Backlog>,
+    ) -> Flusher {
+        let workers = vec![Progress::default(); spares.len()];
+        Flusher {
+            step_secs: u64::from(step_secs),
+            lans: epoch.plan().table.lans().clone(),
+            epoch,
+            handovers,
+            spares,
+            backlog,
+            workers,
+            steps: BTreeMap::new(),
+            covered_to_secs: None,
+            lans_epoch: 0,
+            flushed_epoch: 0,
+        }
+    }
+
+    /// Runs until all workers have ended, flushes the rest, and closes the backlog.
+    pub fn run(mut self) {
+        while let Ok(handover) = self.handovers.recv() {
+            self.take(handover);
+        }
+        self.backlog.close();
+    }
+
+    fn take(&mut self, handover: Handover) {
+        let Handover { worker, epoch, from_millis, to_millis, mut ledger, plan, last } = handover;
+        // Without a table nothing is observed: the first interval begins with the first table.
+        if plan.table.cell_count() > 0 {
+            let step = self.step_at(from_millis, to_millis);
+            step.from_millis = step.from_millis.min(from_millis);
+            for (cell, traffic) in ledger.iter() {
+                step.pairs.entry(plan.table.vlis_of(cell)).or_default().merge(traffic);
+            }
+        }
+        // The next ledger belongs to the plan of the worker's epoch.
+        if epoch >= self.lans_epoch {
+            self.lans_epoch = epoch;
+            self.lans = plan.table.lans().clone();
+        }
+        ledger.clear();
+        // A worker that has ended, or has spares enough, needs none.
+        let _ = self.spares[worker].try_send(ledger);
+        self.workers[worker] = Progress { epoch, to_millis, ended: last };
+        self.cut();
+    }
+
+    fn step_at(&mut self, from_millis: u64, to_millis: u64) -> &mut Step {
+        let step_millis = self.step_secs * 1_000;
+        // A ledger of no duration at a boundary belongs to the step that begins there.
+        let end = if to_millis > from_millis {
+            to_millis.div_ceil(step_millis)
+        } else {
+            to_millis / step_millis + 1
+        };
+        // What comes too late for its step goes into the next: bytes are kept, not seconds.
+        let next = self.covered_to_secs.map_or(0, |covered| covered / self.step_secs + 1);
+        let end_secs = end.max(next) * self.step_secs;
+        self.steps
+            .entry(end_secs)
+            .or_insert_with(|| Step { from_millis, pairs: HashMap::default() })
+    }
+
+    fn cut(&mut self) {
+        let all_ended = self.workers.iter().all(|worker| worker.ended);
+        // A worker that has ended holds nobody up.
+        let passed = self.workers.iter().filter(|worker| !worker.ended || all_ended);
+        let passed_secs = passed.map(|worker| worker.to_millis).min().unwrap_or(0) / 1_000;
+        while let Some((&end_secs, _)) = self.steps.first_key_value() {
+            if end_secs > passed_secs {
+                break;
+            }
+            self.emit(end_secs, end_secs);
+        }
+        let requested = self.epoch.flush_requested();
+        let reached = self.workers.iter().all(|worker| worker.ended || worker.epoch >= requested);
+        if all_ended || (requested > self.flushed_epoch && reached) {
+            self.flushed_epoch = requested;
+            let to_millis = self.workers.iter().map(|worker| worker.to_millis).max();
+            let to_secs = to_millis.unwrap_or(0).div_ceil(1_000);
+            if let Some((&end_secs, _)) = self.steps.first_key_value() {
+                self.emit(end_secs, to_secs.min(end_secs));
+            }
+            if all_ended {
+                self.emit_rest(to_secs);
+            }
+        }
+    }
+
+    /// At the end: what is left goes into one more interval, which borrows a second where the
+    /// one before covered all.
+    fn emit_rest(&mut self, to_secs: u64) {
+        while let Some((&end_secs, step)) = self.steps.last_key_value() {
+            if step.pairs.is_empty() {
+                self.steps.remove(&end_secs);
+                continue;
+            }
+            if self.steps.len() > 1 {
+                // Into the step before, of which the last one is the sum in the end.
+                let Some((_, last)) = self.steps.pop_last() else { return };
+                if let Some(mut before) = self.steps.last_entry() {
+                    for (pair, traffic) in last.pairs {
+                        before.get_mut().pairs.entry(pair).or_default().merge(&traffic);
+                    }
+                }
+                continue;
+            }
+            let covered_secs = self.covered_to_secs.unwrap_or(0);
+            let begun_secs = step.from_millis / 1_000;
+            self.emit(end_secs, to_secs.max(covered_secs + 1).max(begun_secs + 1));
+        }
+    }
+
+    /// Hands on what is known of the step that ends at `end_secs` as an interval up to `to_secs`.
+    fn emit(&mut self, end_secs: u64, to_secs: u64) {
+        let Some(step) = self.steps.remove(&end_secs) else { return };
+        let observed_secs = step.from_millis / 1_000;
+        let from_secs =
+            self.covered_to_secs.map_or(observed_secs, |covered| covered.max(observed_secs));
+        if to_secs <= from_secs {
+            // No second is left to spread the counts over: they go into the next step.
+            let next =
+                self.steps.entry((to_secs / self.step_secs + 1) * self.step_secs).or_insert_with(
+                    || Step { from_millis: step.from_millis, pairs: HashMap::default() },
+                );
+            for (pair, traffic) in step.pairs {
+                next.pairs.entry(pair).or_default().merge(&traffic);
+            }
+            return;
+        }
+        let mut pairs: Vec<PairTraffic> = step
+            .pairs
+            .into_iter()
+            .map(|((source, destination), traffic)| PairTraffic { source, destination, traffic })
+            .collect();
+        pairs.sort_unstable_by_key(|pair| (pair.source, pair.destination));
+        self.backlog.push(Interval {
+            from_secs,
+            to_secs,
+            after_hole: self.covered_to_secs != Some(from_secs),
+            lans: self.lans.clone(),
+            pairs,
+        });
+        self.covered_to_secs = Some(to_secs);
+    }
+}
+
+/// What happens when the backlog is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenFull {
+    /// The oldest interval is dropped, and counted: ingest never waits for a sink.
+    DropOldest,
+    /// The flusher waits: a replay is as fast as its sink.
+    Wait,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    intervals: VecDeque<Interval>,
+    dropped: u64,
+    closed: bool,
+}
+
+/// Intervals on their way from the flusher to the sink.
+#[derive(Debug)]
+pub struct Backlog {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    limit: usize,
+    when_full: WhenFull,
+}
+
+impl Backlog {
+    /// A backlog of at most `limit` intervals.
+    pub fn new(limit: usize, when_full: WhenFull) -> Backlog {
+        Backlog { queue: Mutex::default(), changed: Condvar::new(), limit, when_full }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is whole after every statement.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends an interval.
+    pub fn push(&self, interval: Interval) {
+        let mut queue = self.lock();
+        while queue.intervals.len() >= self.limit && self.when_full == WhenFull::Wait {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        if queue.intervals.len() >= self.limit {
+            // The one in front is being written, and may be in its file in part already.
+            queue.intervals.remove(1);
+            queue.dropped += 1;
+        }
+        queue.intervals.push_back(interval);
+        self.changed.notify_all();
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
+    /// backlog is closed and empty.
+    pub fn front(&self) -> Option<Interval> {
+        let mut queue = self.lock();
+        loop {
+            if let Some(interval) = queue.intervals.front() {
+                return Some(interval.clone());
+            }
+            if queue.closed {
+                return None;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the oldest interval off: it was written.
+    pub fn done(&self) {
+        self.lock().intervals.pop_front();
+        self.changed.notify_all();
+    }
+
+    /// Waits for `time`, or until the backlog is closed; returns whether it is.
+    pub fn wait_closed(&self, time: Duration) -> bool {
+        let queue = self.lock();
+        let waited = self.changed.wait_timeout_while(queue, time, |queue| !queue.closed);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closed
+    }
+
+    /// How many intervals wait, and how many were dropped.
+    pub fn len(&self) -> (usize, u64) {
+        let queue = self.lock();
+        (queue.intervals.len(), queue.dropped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::bounded;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::count::Hit;
+    use crate::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord, VlanTag};
+    use crate::resolve::{MacTable, Plan, Policy};
+
+    fn plan(vlis: u32) -> Plan {
+        let records: Vec<_> = (0..vlis)
+            .map(|n| MacRecord {
+                infrastructure: InfrastructureId(1),
+                vlan: VlanTag::new(10),
+                mac: Mac::from_octets([2, 0, 0, 0, 0, n as u8]),
+                vli: VliId(100 + n),
+            })
+            .collect();
+        Plan { table: MacTable::build(&records).unwrap().0, policy: Policy::default() }
+    }
+
+    struct Bench {
+        flusher: Flusher,
+        backlog: Arc<Backlog>,
+        epoch: Arc<Epoch>,
+    }
+
+    impl Bench {
+        fn new(workers: usize) -> Bench {
+            let epoch = Arc::new(Epoch::new(plan(3)));
+            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest));
+            let spares = (0..workers).map(|_| bounded(1).0).collect();
+            let (_, handovers) = bounded(1);
+            let flusher = Flusher::new(300, epoch.clone(), handovers, spares, backlog.clone());
+            Bench { flusher, backlog, epoch }
+        }
+
+        /// Hands over `bytes` that VLI 100 sent to VLI 101.
+        fn hand_over(&mut self, worker: usize, epoch: u64, millis: (u64, u64), bytes: u32) {
+            self.hand(worker, epoch, millis, bytes, false);
+        }
+
+        fn hand(&mut self, worker: usize, epoch: u64, millis: (u64, u64), bytes: u32, last: bool) {
+            let plan = self.epoch.plan();
+            let mut ledger = Ledger::new(plan.table.cell_count());
+            if bytes > 0 {
+                ledger.count(&[Hit {
+                    cell: 1,
+                    sampling_rate: 1,
+                    frame_length_bytes: bytes,
+                    protocol: IpProtocol::V4,
+                }]);
+            }
+            let (from_millis, to_millis) = millis;
+            self.flusher.take(Handover {
+                worker,
+                epoch,
+                from_millis,
+                to_millis,
+                ledger,
+                plan,
+                last,
+            });
+        }
+
+        /// (from, to, after a hole, bytes) of every interval.
+        fn intervals(&self) -> Vec<(u64, u64, bool, u64)> {
+            let queue = self.backlog.lock();
+            let bytes =
+                |interval: &Interval| interval.pairs.iter().map(|pair| pair.traffic.bytes[0]).sum();
+            queue
+                .intervals
+                .iter()
+                .map(|i| (i.from_secs, i.to_secs, i.after_hole, bytes(i)))
+                .collect()
+        }
+    }
+
+    #[test]
+    fn an_interval_is_complete_when_all_workers_passed_its_end() {
+        let mut bench = Bench::new(2);
+        bench.hand_over(0, 0, (450_500, 600_000), 5);
+        assert_eq!(bench.intervals(), []);
+        bench.hand_over(0, 0, (600_000, 900_000), 7);
+        bench.hand_over(1, 0, (450_700, 600_000), 11);
+        assert_eq!(bench.intervals(), [(450, 600, true, 16)]);
+        bench.hand_over(1, 0, (600_000, 900_000), 0);
+        assert_eq!(bench.intervals()[1], (600, 900, false, 7));
+        assert!(bench.backlog.lock().intervals[1].lans[0].vlis.contains(&VliId(102)));
+    }
+
+    #[test]
+    fn a_change_of_epoch_inside_a_step_keeps_the_step_whole() {
+        let mut bench = Bench::new(2);
+        bench.hand_over(0, 0, (300_000, 600_000), 1);
+        bench.hand_over(0, 1, (600_000, 700_000), 1);
+        bench.hand_over(1, 0, (300_000, 600_000), 1);
+        bench.hand_over(1, 1, (600_000, 700_100), 1);
+        bench.hand_over(0, 1, (700_000, 900_000), 1);
+        bench.hand_over(1, 1, (700_100, 900_000), 1);
+        assert_eq!(bench.intervals(), [(300, 600, true, 2), (600, 900, false, 4)]);
+    }
+
+    #[test]
+    fn a_flush_on_request_and_the_last_one_split_a_step() {
+        let mut bench = Bench::new(1);
+        bench.hand_over(0, 0, (300_000, 600_000), 1);
+        let epoch = bench.epoch.request_flush();
+        bench.hand_over(0, epoch, (600_000, 710_300), 2);
+        bench.hand(0, epoch + 1, (710_300, 800_001), 4, true);
+        assert_eq!(
+            bench.intervals(),
+            [(300, 600, true, 1), (600, 711, false, 2), (711, 801, false, 4)]
+        );
+    }
+
+    #[test]
+    fn counts_without_a_second_of_their_own_go_into_the_next_interval() {
+        let mut bench = Bench::new(1);
+        bench.hand_over(0, 0, (300_000, 600_000), 1);
+        let first = bench.epoch.request_flush();
+        bench.hand_over(0, first, (600_000, 710_300), 2);
+        let second = bench.epoch.request_flush();
+        bench.hand_over(0, second, (710_300, 710_900), 4);
+        bench.hand_over(0, second, (710_900, 900_000), 8);
+        assert_eq!(
+            bench.intervals(),
+            [(300, 600, true, 1), (600, 711, false, 2), (711, 900, false, 12)]
+        );
+    }
+
+    #[test]
+    fn a_life_of_no_duration_still_counts() {
+        let mut bench = Bench::new(1);
+        bench.hand(0, 1, (5_000, 5_000), 7, true);
+        assert_eq!(bench.intervals(), [(5, 6, true, 7)]);
+    }
+
+    #[test]
+    fn a_hole_is_said() {
+        let mut bench = Bench::new(1);
+        bench.hand_over(0, 0, (300_000, 600_000), 1);
+        bench.hand_over(0, 0, (5_000_500, 5_100_000), 2);
+        assert_eq!(bench.intervals(), [(300, 600, true, 1), (5_000, 5_100, true, 2)]);
+    }
+
+    #[test]
+    fn time_without_a_table_is_not_observed() {
+        let mut bench = Bench::new(1);
+        let full = bench.epoch.plan();
+        bench.epoch.set_plan(Arc::new(Plan::default()));
+        bench.hand_over(0, 1, (300_000, 400_000), 0);
+        bench.epoch.set_plan(full);
+        bench.hand_over(0, 2, (400_000, 600_000), 3);
+        assert_eq!(bench.intervals(), [(400, 600, true, 3)]);
+    }
+
+    #[test]
+    fn a_full_backlog_drops_the_oldest_that_is_not_being_written() {
+        let backlog = Backlog::new(3, WhenFull::DropOldest);
+        for n in 0..5 {
+            backlog.push(Interval {
+                from_secs: n,
+                to_secs: n + 1,
+                after_hole: false,
+                lans: Arc::new([]),
+                pairs: Vec::new(),
+            });
+        }
+        let order: Vec<_> = backlog.lock().intervals.iter().map(|i| i.from_secs).collect();
+        assert_eq!(order, [0, 3, 4]);
+        assert_eq!(backlog.len(), (3, 2));
+    }
+
+    proptest! {
+        /// What went in comes out, whatever the order of the workers; intervals do not overlap.
+        #[test]
+        fn bytes_are_conserved(
+            cuts in prop::collection::vec(prop::collection::btree_set(1u64..2_000_000, 0..12), 1..4),
+            bytes in 1u32..1_000,
+            flush_at in prop::collection::vec(0usize..20, 0..3),
+        ) {
+            let mut bench = Bench::new(cuts.len());
+            let mut pending = Vec::new();
+            for (worker, cuts) in cuts.iter().enumerate() {
+                let mut edges: Vec<u64> = cuts.iter().copied().collect();
+                edges.extend((1..=6).map(|n| n * 300_000));
+                edges.push(2_000_000);
+                edges.sort_unstable();
+                edges.dedup();
+                let mut from = 0;
+                for (turn, to) in edges.iter().enumerate() {
+                    pending.push((turn, worker, (from, *to), *to == 2_000_000));
+                    from = *to;
+                }
+            }
+            pending.sort();
+            let mut sum = 0;
+            let mut epoch = 0;
+            for (turn, (_, worker, millis, last)) in pending.into_iter().enumerate() {
+                if flush_at.contains(&turn) {
+                    epoch = bench.epoch.request_flush();
+                }
+                bench.hand(worker, epoch, millis, bytes, last);
+                sum += u64::from(bytes);
+            }
+            let intervals = bench.intervals();
+            prop_assert_eq!(intervals.iter().map(|i| i.3).sum::<u64>(), sum);
+            let mut end = 0;
+            for (from, to, _, _) in intervals {
+                prop_assert!(from == end && to > from, "{} {} after {}", from, to, end);
+                end = to;
+            }
+            prop_assert!(end == 2_000 || end == 2_001, "{}", end);
+        }
+    }
 }

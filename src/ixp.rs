@@ -141,6 +141,16 @@ impl IpProtocol {
     /// Both, in the order of the RRD tree.
     pub const ALL: [IpProtocol; 2] = [IpProtocol::V4, IpProtocol::V6];
 
+    /// By EtherType.
+    #[inline]
+    pub const fn from_ether_type(ether_type: u32) -> Option<IpProtocol> {
+        match ether_type {
+            0x0800 => Some(IpProtocol::V4),
+            0x86dd => Some(IpProtocol::V6),
+            _ => None,
+        }
+    }
+
     /// The name in the RRD tree.
     pub const fn name(self) -> &'static str {
         match self {

@@ -11,3 +11,5 @@ pub mod receive;
 pub mod resolve;
 pub mod simulate;
 pub mod sink;
+pub mod state;
+pub mod worker;

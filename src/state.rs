@@ -1,0 +1,114 @@
+//! What the daemon knows of itself: one struct, which every view renders and none adds to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::agent::Agents;
+
+/// Stands for "the kernel does not say".
+const UNKNOWN: u64 = u64::MAX;
+
+/// Where the MAC table came from, and what is in it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct TableState {
+    /// URL or file; empty while there is none.
+    pub source: String,
+    /// When the portal gave it, in seconds since 1970.
+    pub fetched_secs: u64,
+    /// Infrastructures in it.
+    pub infrastructures: usize,
+    /// VLANs in it.
+    pub vlans: usize,
+    /// (VLAN, MAC) entries in it.
+    pub macs: usize,
+    /// VLIs in it.
+    pub vlis: usize,
+    /// Attempts to fetch it that failed since the last success.
+    pub failures: u64,
+}
+
+/// What was written.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct WriteState {
+    /// Intervals written.
+    pub intervals: u64,
+    /// Updates that were accepted.
+    pub updates: u64,
+    /// Files that were created.
+    pub created: u64,
+    /// Updates that were in their file already.
+    pub already_there: u64,
+    /// Updates that were refused.
+    pub refused: u64,
+    /// Attempts to write an interval that failed whole; it was kept.
+    pub failures: u64,
+    /// Intervals that were given up because the backlog was full or the daemon had to end.
+    pub intervals_dropped: u64,
+    /// Intervals waiting.
+    pub backlog: usize,
+    /// How long the last interval took, in milliseconds.
+    pub last_millis: u64,
+    /// End of the last interval that was written, in seconds since 1970.
+    pub last_to_secs: u64,
+}
+
+/// The observable state.
+#[derive(Debug)]
+pub struct State {
+    /// Everything that was received, in total and by agent.
+    pub agents: Arc<Agents>,
+    socket_drops: Vec<AtomicU64>,
+    table: Mutex<TableState>,
+    write: Mutex<WriteState>,
+}
+
+impl State {
+    /// The state of a daemon with so many workers that has seen nothing yet.
+    pub fn new(agents: Agents, workers: usize) -> State {
+        State {
+            agents: Arc::new(agents),
+            socket_drops: (0..workers).map(|_| AtomicU64::new(UNKNOWN)).collect(),
+            table: Mutex::default(),
+            write: Mutex::default(),
+        }
+    }
+
+    /// Notes what the kernel dropped on a worker's sockets.
+    pub fn set_socket_drops(&self, worker: usize, drops: Option<u64>) {
+        if let Some(cell) = self.socket_drops.get(worker) {
+            cell.store(drops.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        }
+    }
+
+    /// Datagrams that the kernel dropped on all sockets; `None` where it does not say.
+    pub fn socket_drops(&self) -> Option<u64> {
+        let drops = self.socket_drops.iter().map(|cell| cell.load(Ordering::Relaxed));
+        drops.filter(|&drops| drops != UNKNOWN).reduce(|sum, drops| sum + drops)
+    }
+
+    /// The MAC table.
+    pub fn table(&self) -> MutexGuard<'_, TableState> {
+        // The locks guard plain figures, which are right after every statement.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was written.
+    pub fn write(&self) -> MutexGuard<'_, WriteState> {
+        self.write.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn socket_drops_are_a_sum_or_unknown() {
+        let state = State::new(Agents::new(1, 1), 3);
+        assert_eq!(state.socket_drops(), None);
+        state.set_socket_drops(0, Some(2));
+        state.set_socket_drops(1, None);
+        state.set_socket_drops(2, Some(3));
+        assert_eq!(state.socket_drops(), Some(5));
+    }
+}
