@@ -38,9 +38,10 @@ losses! {
     /// A sample whose length points past the end of the datagram; the samples that the datagram
     /// announced behind it are `SampleMissing`.
     SampleOverrun = "sample_overrun",
-    /// Samples that the datagram announced but does not hold (counted up to what would fit).
+    /// Samples that the datagram announced but does not hold (counted up to what would fit into
+    /// the longest datagram).
     SampleMissing = "sample_missing",
-    /// A flow sample that ends inside its fixed fields.
+    /// A flow or counters sample that ends inside its fixed fields.
     SampleTruncated = "sample_truncated",
     /// A flow sample with a record whose length points past the end of the sample.
     RecordOverrun = "record_overrun",
