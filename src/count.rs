@@ -80,8 +80,10 @@ impl Ledger {
             if *slot == 0 {
                 self.cells.push(hit.cell);
                 self.rows.push(Traffic::default());
-                // Rows are fewer than cells, whose number is 32 bits wide.
-                *slot = self.rows.len() as u32;
+                #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
+                {
+                    *slot = self.rows.len() as u32;
+                }
             }
             let row = &mut self.rows[*slot as usize - 1];
             let protocol = hit.protocol as usize;

@@ -90,8 +90,8 @@ impl VlanTag {
 
     /// The VLAN of a number off the wire or out of the table.
     #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "below 4095")]
     pub const fn new(number: u32) -> VlanTag {
-        // The number is below 4095, so that it fits.
         if number < 4095 { VlanTag(number as u16) } else { VlanTag::NONE }
     }
 

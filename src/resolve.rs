@@ -257,7 +257,6 @@ impl MacTable {
             lans.push(Lan { infrastructure, vlan, vlis });
         }
         for (&contested, ports) in &table.contested {
-            #[expect(clippy::cast_possible_truncation, reason = "the tag is the upper 16 bits")]
             let vlan = VlanTag::new((contested >> 48) as u32);
             let [_, _, octets @ ..] = contested.to_be_bytes();
             conflicts.push(Conflict::TwoInfrastructures {

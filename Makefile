@@ -1,0 +1,26 @@
+# The two commands of the README, and the benches behind its numbers.
+
+.PHONY: all demo test bench bench-live clean
+
+all:
+	@contrib/build-dependencies build
+	cargo build --release
+
+# Builds, runs a day and then live traffic of a simulated exchange, and leaves graphs to look at.
+demo:
+	@contrib/build-dependencies build
+	cargo build --release
+	target/release/ixflow demo
+
+# Everything that can fail: unit and integration tests with a real rrdcached.
+test:
+	@contrib/build-dependencies test
+	cargo test
+
+bench:
+	@contrib/build-dependencies build
+	cargo bench --bench path
+
+clean:
+	cargo clean
+	rm -rf demo
