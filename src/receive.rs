@@ -5,6 +5,8 @@
 //! to 64 datagrams a call. No control messages are asked for, because what the kernel dropped is
 //! read from `/proc/net/udp` by the socket's inode instead.
 
+pub mod capture;
+
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
