@@ -1,1 +1,7 @@
-fn main() {}
+//! The program `ixflow`: from the command line to a command; exit codes only.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ixflow::command::main()
+}

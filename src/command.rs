@@ -1,0 +1,68 @@
+//! The commands, one file each.
+
+pub mod demo;
+pub mod replay;
+pub mod run;
+pub mod simulate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The exit codes of sysexits(3) that ixflow uses.
+mod exit_code {
+    /// Something went wrong while it ran.
+    pub(super) const FAILURE: u8 = 1;
+}
+
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Collects sFlow and keeps the RRD files, in the foreground.
+    Run(run::Arguments),
+    /// Takes captures through the same path, into RRD files or a table.
+    Replay(replay::Arguments),
+    /// Speaks sFlow as a synthetic fabric would.
+    Simulate(simulate::Arguments),
+    /// Runs a day and then live traffic of a simulated exchange, and draws graphs.
+    Demo(demo::Arguments),
+}
+
+/// Runs the command of the command line.
+pub fn main() -> ExitCode {
+    let result = match CommandLine::parse().command {
+        Command::Run(arguments) => run::run(&arguments).map_err(|error| error.to_string()),
+        Command::Replay(arguments) => replay::run(&arguments).map_err(|error| error.to_string()),
+        Command::Simulate(arguments) => {
+            simulate::run(&arguments).map_err(|error| error.to_string())
+        }
+        Command::Demo(arguments) => demo::run(&arguments).map_err(|error| error.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ixflow: {error}");
+            ExitCode::from(exit_code::FAILURE)
+        }
+    }
+}
+
+/// Sends log lines to stderr; `IXFLOW_LOG` selects them as `RUST_LOG` does elsewhere.
+fn log_to_stderr(debug: bool) {
+    let default = if debug { "ixflow=debug,warn" } else { "ixflow=info,warn" };
+    let filter =
+        EnvFilter::try_from_env("IXFLOW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    // A second call, as from a test, changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .try_init();
+}

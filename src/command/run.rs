@@ -1,0 +1,497 @@
+//! `ixflow run`: the daemon.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::Notify;
+
+use super::log_to_stderr;
+use crate::agent::{Agents, Totals};
+use crate::clock::Clock;
+use crate::control::api::{self, Client, Fetched, MacTableRecords};
+use crate::control::config::{Config, ConfigError, RrdcachedAddress, RrdcachedUse};
+use crate::flush::WhenFull;
+use crate::ixp::MacRecord;
+use crate::pipeline::{Pipeline, PipelineError, Setup};
+use crate::receive::{ListenError, UdpSource};
+use crate::resolve::{Conflict, MacTable, Plan, Policy};
+use crate::sink::librrd::LibrrdSink;
+use crate::sink::rrdcached::RrdcachedSink;
+use crate::sink::{Sink, Tree};
+use crate::state::{State, TableState};
+use crate::worker::Epoch;
+
+/// A day of intervals of 300 seconds.
+const BACKLOG_MAX: usize = 288;
+
+/// Seconds between two summary lines.
+const SUMMARY_SECS: u64 = 60;
+
+/// A failure to fetch the table that goes on is said again after so many attempts.
+const FAILURES_PER_LINE: u64 = 10;
+
+/// Conflicts that are remembered as reported.
+const CONFLICTS_MAX: usize = 10_000;
+
+/// How long a command to rrdcached may go on after the daemon was told to stop.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// Arguments of `ixflow run`.
+#[derive(clap::Args, Debug)]
+pub struct Arguments {
+    /// The site's ixpmanager.conf [default: ../etc beside the binary, /usr/local/etc, /etc]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Overrides a setting of the file
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Prints the settings in force as TOML, and ends
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// The daemon could not start, or ended badly.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The settings.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The sockets.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The data path.
+    #[error(transparent)]
+    Pipeline(#[from] PipelineError),
+    /// The tree.
+    #[error("sflow_rrddir = {}: {source}: expected a directory that can be written", path.display())]
+    Tree {
+        /// The root.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+    /// Signals, threads or the runtime of the control plane.
+    #[error("cannot start: {0}")]
+    Start(io::Error),
+}
+
+/// Runs the daemon until a signal ends it.
+pub fn run(arguments: &Arguments) -> Result<(), RunError> {
+    let config = Config::load(arguments.config.as_deref(), &arguments.set)?;
+    if arguments.print_config {
+        print!("{}", config.to_toml());
+        return Ok(());
+    }
+    log_to_stderr(config.debug);
+    for notice in &config.notices {
+        tracing::warn!("{notice}");
+    }
+    let portal = config.portal()?;
+
+    let stop_now = Arc::new(AtomicBool::new(false));
+    let sink = open_sink(&config, &stop_now)?;
+    let sink_name = sink.describe();
+
+    // The first table: the last good one, until the portal gives a newer.
+    let mut keeper = TableKeeper::new(config.state_dir.clone());
+    let first = keeper.load();
+    let state = Arc::new(State::new(
+        Agents::new(config.agents_max, config.data_sources_max),
+        config.workers,
+    ));
+    let table = keeper.take(first, &state).unwrap_or_default();
+    let plan = Plan { table, policy: policy(&config) };
+
+    let clock = Clock::System;
+    let mut sources = Vec::with_capacity(config.workers);
+    for _ in 0..config.workers {
+        sources.push(UdpSource::bind(&config.listen, config.receive_buffer_bytes, clock.clone())?);
+    }
+    let sockets = sources.first().map(|source| {
+        let addresses: Vec<_> =
+            source.local_addresses().iter().map(ToString::to_string).collect();
+        (addresses.join(", "), source.receive_buffer_bytes())
+    });
+    let (addresses, buffer_bytes) = sockets.unwrap_or_default();
+
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP]).map_err(RunError::Start)?;
+    let setup = Setup {
+        step_secs: config.flush_secs,
+        from_millis: Some(clock.now_millis()),
+        backlog_max: BACKLOG_MAX,
+        when_full: WhenFull::DropOldest,
+    };
+    let pipeline = Pipeline::start(sources, plan, setup, sink, &state)?;
+    tracing::info!(
+        "ixflow {} listens on UDP {addresses} with {} workers (receive buffer {buffer_bytes} \
+         bytes each); table: {}; writes to {sink_name} every {} s",
+        env!("CARGO_PKG_VERSION"),
+        config.workers,
+        describe_table(&state.table(), clock.now_millis() / 1_000),
+        config.flush_secs,
+    );
+    if buffer_bytes < config.receive_buffer_bytes {
+        tracing::warn!(
+            "the receive buffer is {buffer_bytes} bytes where sflow_receive_buffer_bytes asks for \
+             {}: raise {} to that size, or start with CAP_NET_ADMIN",
+            config.receive_buffer_bytes,
+            if cfg!(target_os = "linux") { "net.core.rmem_max" } else { "kern.ipc.maxsockbuf" },
+        );
+    }
+    if config.agents_allow.is_empty() {
+        tracing::info!("sflow_agents_allow is not set: datagrams from every address are counted");
+    }
+
+    let epoch = pipeline.epoch().clone();
+    let reload = Arc::new(Notify::new());
+    {
+        let (epoch, reload) = (epoch.clone(), reload.clone());
+        spawn("signals", move || {
+            let mut stopping = false;
+            for signal in signals.forever() {
+                if signal == SIGHUP {
+                    reload.notify_one();
+                } else if stopping {
+                    tracing::warn!("told to stop twice: ending at once");
+                    std::process::exit(1);
+                } else {
+                    stopping = true;
+                    tracing::info!("told to stop: flushing what was counted");
+                    epoch.stop();
+                    let stop_now = stop_now.clone();
+                    let _ = spawn("stop", move || {
+                        std::thread::sleep(STOP_GRACE);
+                        stop_now.store(true, Ordering::Release);
+                    });
+                }
+            }
+        })?;
+    }
+    {
+        let control = Control {
+            arguments: (arguments.config.clone(), arguments.set.clone()),
+            client: Client::new(portal),
+            config,
+            keeper,
+            epoch,
+            state: state.clone(),
+            clock,
+            reload,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(RunError::Start)?;
+        spawn("control", move || runtime.block_on(control.run()))?;
+    }
+
+    let result = pipeline.join();
+    summary(&state, &Snapshot::default(), "in all");
+    result?;
+    Ok(())
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
+    std::thread::Builder::new().name(name.into()).spawn(body).map_err(RunError::Start)?;
+    Ok(())
+}
+
+/// The policy of the configuration.
+fn policy(config: &Config) -> Policy {
+    Policy { agents: config.agents.clone(), sources_allowed: config.agents_allow.clone() }
+}
+
+/// Opens the one sink that the tree is written by from now on.
+fn open_sink(config: &Config, stop: &Arc<AtomicBool>) -> Result<Box<dyn Sink>, RunError> {
+    let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
+    let through_rrdcached = match (config.rrdcached, &config.rrdcached_socket) {
+        (RrdcachedUse::Rrdcached, _) => true,
+        (RrdcachedUse::Direct, _) => false,
+        (RrdcachedUse::Auto, RrdcachedAddress::Unix(path)) => path.exists(),
+        // An address that somebody wrote down is meant.
+        (RrdcachedUse::Auto, RrdcachedAddress::Tcp(_)) => true,
+    };
+    std::fs::create_dir_all(&config.rrd_dir).or_else(|error| {
+        // The tree of a daemon on another host need not be here.
+        if through_rrdcached { Ok(()) } else { Err(tree_error(error)) }
+    })?;
+    if through_rrdcached {
+        let tree = Tree::open(&config.rrd_dir).unwrap_or_else(|_| Tree::remote(&config.rrd_dir));
+        let address = config.rrdcached_socket.clone();
+        Ok(Box::new(RrdcachedSink::new(address, tree, config.create, stop.clone())))
+    } else {
+        let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
+        Ok(Box::new(LibrrdSink::new(tree, config.create)))
+    }
+}
+
+fn describe_table(table: &TableState, now_secs: u64) -> String {
+    if table.source.is_empty() {
+        return "none yet, nothing is counted until the portal gives one".into();
+    }
+    format!(
+        "{} of {} s ago: {} infrastructures, {} VLANs, {} MACs, {} VLIs",
+        table.source,
+        now_secs.saturating_sub(table.fetched_secs),
+        table.infrastructures,
+        table.vlans,
+        table.macs,
+        table.vlis
+    )
+}
+
+/// Where a set of records came from.
+struct Answer {
+    source: String,
+    fetched_secs: u64,
+    table: MacTableRecords,
+}
+
+/// Turns answers of the portal into tables, and keeps the last good one.
+struct TableKeeper {
+    state_dir: PathBuf,
+    records: Option<Vec<MacRecord>>,
+    reported: BTreeSet<Conflict>,
+}
+
+impl TableKeeper {
+    fn new(state_dir: PathBuf) -> TableKeeper {
+        TableKeeper { state_dir, records: None, reported: BTreeSet::new() }
+    }
+
+    /// The table that was saved last.
+    fn load(&self) -> Option<Answer> {
+        match api::load_table(&self.state_dir) {
+            Ok(Some(saved)) => Some(Answer {
+                source: format!("{} (saved)", saved.url),
+                fetched_secs: saved.fetched_secs,
+                table: saved.table,
+            }),
+            Ok(None) => None,
+            Err(error) => {
+                tracing::warn!("{error}");
+                None
+            }
+        }
+    }
+
+    /// A new table if the records are others than before.
+    fn take(&mut self, answer: Option<Answer>, state: &State) -> Option<MacTable> {
+        let Answer { source, fetched_secs, table } = answer?;
+        {
+            let mut seen = state.table();
+            seen.fetched_secs = fetched_secs;
+            seen.source.clone_from(&source);
+            seen.failures = 0;
+        }
+        if self.records.as_ref() == Some(&table.records) {
+            return None;
+        }
+        for refused in &table.refused {
+            tracing::warn!("{source}: {}: expected {}", refused.path, refused.expected);
+        }
+        if table.refused_count > table.refused.len() {
+            let more = table.refused_count - table.refused.len();
+            tracing::warn!("{source}: {more} more entries were refused");
+        }
+        let (built, conflicts) = match MacTable::build(&table.records) {
+            Ok(built) => built,
+            Err(error) => {
+                tracing::error!("{source}: {error}; the table in use stays");
+                return None;
+            }
+        };
+        for conflict in conflicts {
+            if self.reported.len() < CONFLICTS_MAX && !self.reported.contains(&conflict) {
+                tracing::warn!("{source}: {conflict}");
+                self.reported.insert(conflict);
+            }
+        }
+        let lans = built.lans();
+        let infrastructures: BTreeSet<_> = lans.iter().map(|lan| lan.infrastructure).collect();
+        let vlis: BTreeSet<_> = lans.iter().flat_map(|lan| lan.vlis.iter()).collect();
+        {
+            let mut seen = state.table();
+            seen.infrastructures = infrastructures.len();
+            seen.vlans = lans.len();
+            seen.macs = built.mac_count();
+            seen.vlis = vlis.len();
+        }
+        self.records = Some(table.records);
+        Some(built)
+    }
+}
+
+/// The control plane: fetches the table, reloads settings, says a line a minute.
+struct Control {
+    arguments: (Option<PathBuf>, Vec<String>),
+    config: Config,
+    client: Client,
+    keeper: TableKeeper,
+    epoch: Arc<Epoch>,
+    state: Arc<State>,
+    clock: Clock,
+    reload: Arc<Notify>,
+}
+
+impl Control {
+    async fn run(mut self) {
+        let mut snapshot = Snapshot::default();
+        let mut summary_at = tokio::time::interval(Duration::from_secs(SUMMARY_SECS));
+        summary_at.tick().await;
+        let mut fetch_at = tokio::time::Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(fetch_at) => {
+                    self.fetch().await;
+                    fetch_at = tokio::time::Instant::now()
+                        + Duration::from_secs(self.config.api_interval_secs);
+                }
+                _ = summary_at.tick() => {
+                    let now = Snapshot::take(&self.state);
+                    summary(&self.state, &snapshot, "in the last minute");
+                    snapshot = now;
+                }
+                () = self.reload.notified() => {
+                    tracing::info!("told to reload: settings, table, flush");
+                    self.reload_settings();
+                    self.epoch.request_flush();
+                    fetch_at = tokio::time::Instant::now();
+                }
+            }
+        }
+    }
+
+    fn now_secs(&self) -> u64 {
+        self.clock.now_millis() / 1_000
+    }
+
+    async fn fetch(&mut self) {
+        match self.client.fetch().await {
+            Ok(Fetched::NotModified) => {
+                let now_secs = self.now_secs();
+                let mut table = self.state.table();
+                table.fetched_secs = now_secs;
+                table.failures = 0;
+            }
+            Ok(Fetched::Table { table, body }) => {
+                let had_entries = self.keeper.records.as_ref().is_some_and(|r| !r.is_empty());
+                if table.records.is_empty() && had_entries {
+                    tracing::error!(
+                        "{}: the answer is an empty table: the table in use stays; if the \
+                         exchange is really empty, remove the saved table and restart",
+                        self.client.url()
+                    );
+                    return;
+                }
+                let source = self.client.url().to_string();
+                let fetched_secs = self.now_secs();
+                let answer = Answer { source, fetched_secs, table };
+                if let Some(table) = self.keeper.take(Some(answer), &self.state) {
+                    let policy = self.epoch.plan().policy.clone();
+                    self.epoch.set_plan(Arc::new(Plan { table, policy }));
+                    let described = describe_table(&self.state.table(), fetched_secs);
+                    tracing::info!("new table: {described}");
+                }
+                if let Err(error) =
+                    api::save_table(&self.keeper.state_dir, self.client.url(), fetched_secs, &body)
+                {
+                    tracing::warn!("{error}: a restart without the portal would have no table");
+                }
+            }
+            Err(error) => {
+                let failures = {
+                    let mut table = self.state.table();
+                    table.failures += 1;
+                    table.failures
+                };
+                if failures % FAILURES_PER_LINE == 1 {
+                    let table = describe_table(&self.state.table(), self.now_secs());
+                    tracing::error!("{error}; in use: {table}");
+                }
+            }
+        }
+    }
+
+    fn reload_settings(&mut self) {
+        let (path, set) = &self.arguments;
+        let (new, portal) = match Config::load(path.as_deref(), set)
+            .and_then(|config| config.portal().map(|portal| (config, portal)))
+        {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::error!("{error}; the settings in use stay");
+                return;
+            }
+        };
+        for notice in &new.notices {
+            tracing::warn!("{notice}");
+        }
+        let fixed = self.config.changed_but_fixed(&new);
+        if !fixed.is_empty() {
+            tracing::warn!("takes effect at the next start: {}", fixed.join(", "));
+        }
+        let policy = policy(&new);
+        if self.epoch.plan().policy != policy {
+            let table = self.epoch.plan().table.clone();
+            self.epoch.set_plan(Arc::new(Plan { table, policy }));
+        }
+        self.client = Client::new(portal);
+        self.config = new;
+    }
+}
+
+/// Counters at one moment.
+#[derive(Default)]
+struct Snapshot {
+    totals: Totals,
+    sequence_gaps: u64,
+    agent_drops: u64,
+    socket_drops: u64,
+    updates: u64,
+}
+
+impl Snapshot {
+    fn take(state: &State) -> Snapshot {
+        let (sequence, agent_drops) = state.agents.sequence_counts();
+        Snapshot {
+            totals: state.agents.totals(),
+            sequence_gaps: sequence.gaps,
+            agent_drops,
+            socket_drops: state.socket_drops().unwrap_or(0),
+            updates: state.write().updates,
+        }
+    }
+}
+
+/// The minute's line: what was received, and what became of it.
+fn summary(state: &State, before: &Snapshot, when: &str) {
+    let now = Snapshot::take(state);
+    let totals = now.totals.since(&before.totals);
+    let losses: String = totals
+        .losses
+        .iter()
+        .map(|(loss, count)| format!(" {}={count}", loss.name()))
+        .collect();
+    let write = state.write().clone();
+    tracing::info!(
+        "{when}: datagrams={} samples={} counted={}{losses} sequence_gaps={} agent_drops={} \
+         socket_drops={} updates={} flush_millis={} backlog={}",
+        totals.datagrams,
+        totals.flow_samples,
+        totals.counted,
+        now.sequence_gaps.saturating_sub(before.sequence_gaps),
+        now.agent_drops.saturating_sub(before.agent_drops),
+        now.socket_drops.saturating_sub(before.socket_drops),
+        now.updates.saturating_sub(before.updates),
+        write.last_millis,
+        write.backlog,
+    );
+}
