@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
@@ -407,6 +408,35 @@ pub enum Direction {
     Both,
 }
 
+/// The text is not a direction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected ingress, egress or both")]
+pub struct DirectionError;
+
+impl FromStr for Direction {
+    type Err = DirectionError;
+
+    fn from_str(text: &str) -> Result<Direction, DirectionError> {
+        match text {
+            "ingress" => Ok(Direction::Ingress),
+            "egress" => Ok(Direction::Egress),
+            "both" => Ok(Direction::Both),
+            _ => Err(DirectionError),
+        }
+    }
+}
+
+impl Direction {
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Direction::Ingress => "ingress",
+            Direction::Egress => "egress",
+            Direction::Both => "both",
+        }
+    }
+}
+
 /// What the configuration says of one agent.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct AgentPolicy {
@@ -421,6 +451,8 @@ pub struct AgentPolicy {
 pub struct Policy {
     /// Agents with settings of their own, by agent address.
     pub agents: BTreeMap<IpAddr, AgentPolicy>,
+    /// What holds for all others.
+    pub other_agents: AgentPolicy,
     /// Source addresses that may send; none listed: all.
     pub sources_allowed: Vec<IpPrefix>,
 }
@@ -428,7 +460,7 @@ pub struct Policy {
 impl Policy {
     /// What holds for an agent.
     pub fn agent(&self, address: IpAddr) -> AgentPolicy {
-        self.agents.get(&address).copied().unwrap_or_default()
+        self.agents.get(&address).copied().unwrap_or(self.other_agents)
     }
 
     /// Whether datagrams from `source` are taken.

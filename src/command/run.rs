@@ -20,7 +20,7 @@ use crate::flush::WhenFull;
 use crate::ixp::MacRecord;
 use crate::pipeline::{Pipeline, PipelineError, Setup};
 use crate::receive::{ListenError, UdpSource};
-use crate::resolve::{Conflict, MacTable, Plan, Policy};
+use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::librrd::LibrrdSink;
 use crate::sink::rrdcached::RrdcachedSink;
 use crate::sink::{Sink, Tree};
@@ -204,12 +204,16 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), RunErro
 }
 
 /// The policy of the configuration.
-fn policy(config: &Config) -> Policy {
-    Policy { agents: config.agents.clone(), sources_allowed: config.agents_allow.clone() }
+pub(super) fn policy(config: &Config) -> Policy {
+    Policy {
+        agents: config.agents.clone(),
+        other_agents: AgentPolicy::default(),
+        sources_allowed: config.agents_allow.clone(),
+    }
 }
 
 /// Opens the one sink that the tree is written by from now on.
-fn open_sink(config: &Config, stop: &Arc<AtomicBool>) -> Result<Box<dyn Sink>, RunError> {
+pub(super) fn open_sink(config: &Config, stop: &Arc<AtomicBool>) -> Result<Box<dyn Sink>, RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = match (config.rrdcached, &config.rrdcached_socket) {
         (RrdcachedUse::Rrdcached, _) => true,
