@@ -458,3 +458,47 @@ fn record_overrun(_: nom::Err<Short>) -> Loss {
 fn record_truncated(_: nom::Err<Short>) -> Loss {
     Loss::RecordTruncated
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_big_endian_and_all_there() {
+        let bytes = [0, 0, 0, 1, 0x80, 0, 0, 2, 9];
+        assert_eq!(words(&bytes), Ok((&bytes[8..], [1, 0x8000_0002])));
+        assert_eq!(words::<3>(&bytes), Err(nom::Err::Error(Short)));
+    }
+
+    #[test]
+    fn blocks_are_padded_but_for_the_last() {
+        let bytes = [0, 0, 0x10, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 7];
+        let content = &bytes[8..13];
+        assert_eq!(block(&bytes), Ok((&bytes[16..], (0x1001, content))));
+        for end in 13..=16 {
+            assert_eq!(block(&bytes[..end]), Ok((&[][..], (0x1001, content))), "{end} bytes");
+        }
+        for end in 0..13 {
+            assert!(block(&bytes[..end]).is_err(), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn compact_words_are_split_where_the_specification_says() {
+        let source = DataSource { class: 0xab, index: 0x00cd_ef01 };
+        assert_eq!(compact_data_source(0xabcd_ef01), source);
+        let discarded = Interface { format: 1, value: 256 };
+        assert_eq!(compact_interface(0x4000_0100), discarded);
+        let multiple = Interface { format: 2, value: 3 };
+        assert_eq!(compact_interface(0x8000_0003), multiple);
+        let internal = Interface { format: 0, value: 0x3fff_ffff };
+        assert_eq!(compact_interface(0x3fff_ffff), internal);
+    }
+
+    #[test]
+    fn a_mac_is_padded_to_8_bytes() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        assert_eq!(mac(&bytes), Ok((&[9][..], Mac::from_octets([1, 2, 3, 4, 5, 6]))));
+        assert!(mac(&bytes[..7]).is_err());
+    }
+}
