@@ -54,7 +54,17 @@ mod record_format {
     pub(super) const EXTENDED_SWITCH: u32 = 1001;
 }
 
-/// Mirrors struct sample_datagram_v5 (sFlow v5, section 5), without its samples.
+/// The header of a datagram (sFlow v5, section 5, struct sample_datagram_type and struct
+/// sample_datagram_v5), without its samples.
+///
+/// ```text
+/// unsigned int version;            5
+/// address agent_address;           1 and 4 bytes, or 2 and 16 bytes
+/// unsigned int sub_agent_id;
+/// unsigned int sequence_number;
+/// unsigned int uptime;
+/// sample_record samples<>;         the count, then the samples
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DatagramHeader {
     /// Address of the agent, which need not be the datagram's source address.
@@ -77,7 +87,10 @@ pub struct Datagram<'a> {
     samples: &'a [u8],
 }
 
-/// Where a sample was taken: struct sflow_data_source.
+/// Where a sample was taken (sFlow v5, section 5, typedef sflow_data_source and struct
+/// sflow_data_source_expanded).
+///
+/// The compact form has the class in the top 8 bits and the index in the other 24.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DataSource {
     /// 0: ifIndex, 1: smonVlanDataSource, 2: entPhysicalEntry.
@@ -86,7 +99,10 @@ pub struct DataSource {
     pub index: u32,
 }
 
-/// An input or output interface: struct interface_expanded (the compact form is widened).
+/// An input or output interface (sFlow v5, section 5, typedef interface and struct
+/// interface_expanded).
+///
+/// The compact form has the format in the top 2 bits and the value in the other 30.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// 0: `value` is an ifIndex, 1: discarded with reason `value`, 2: `value` interfaces.
@@ -95,7 +111,14 @@ pub struct Interface {
     pub value: u32,
 }
 
-/// struct sampled_header: the raw packet header.
+/// The raw packet header (sFlow v5, section 5, struct sampled_header).
+///
+/// ```text
+/// header_protocol protocol;
+/// unsigned int frame_length;
+/// unsigned int stripped;
+/// opaque header<>;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RawPacketHeader<'a> {
     /// 1: Ethernet (enum header_protocol).
@@ -108,7 +131,14 @@ pub struct RawPacketHeader<'a> {
     pub header: &'a [u8],
 }
 
-/// struct sampled_ethernet.
+/// Ethernet frame data (sFlow v5, section 5, struct sampled_ethernet).
+///
+/// ```text
+/// unsigned int length;
+/// mac src_mac;                     6 bytes, padded to 8
+/// mac dst_mac;
+/// unsigned int type;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SampledEthernet {
     /// Length of the frame in bytes.
@@ -121,7 +151,14 @@ pub struct SampledEthernet {
     pub ether_type: u32,
 }
 
-/// struct extended_switch, without the priorities.
+/// The VLANs of a bridge (sFlow v5, section 5, struct extended_switch), without the priorities.
+///
+/// ```text
+/// unsigned int src_vlan;
+/// unsigned int src_priority;
+/// unsigned int dst_vlan;
+/// unsigned int dst_priority;
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ExtendedSwitch {
     /// VLAN id of the incoming frame.
@@ -130,8 +167,19 @@ pub struct ExtendedSwitch {
     pub destination_vlan: u32,
 }
 
-/// struct flow_sample and flow_sample_expanded, with the records that ixflow reads; of several
-/// records of one kind the first counts.
+/// A flow sample (sFlow v5, section 5, struct flow_sample and struct flow_sample_expanded), with
+/// the records that ixflow reads; of several records of one kind the first counts.
+///
+/// ```text
+/// unsigned int sequence_number;
+/// sflow_data_source source_id;     1 word, 2 if expanded
+/// unsigned int sampling_rate;
+/// unsigned int sample_pool;
+/// unsigned int drops;
+/// interface input;                 1 word, 2 if expanded
+/// interface output;
+/// flow_record flow_records<>;      the count, then the records
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowSample<'a> {
     /// Counts the flow samples of the data source.
@@ -156,7 +204,14 @@ pub struct FlowSample<'a> {
     pub extended_switch: Option<ExtendedSwitch>,
 }
 
-/// struct counters_sample and counters_sample_expanded.
+/// A counters sample (sFlow v5, section 5, struct counters_sample and struct
+/// counters_sample_expanded), without its records.
+///
+/// ```text
+/// unsigned int sequence_number;
+/// sflow_data_source source_id;     1 word, 2 if expanded
+/// counter_record counters<>;       the count, then the records
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CountersSample {
     /// Counts the counters samples of the data source.
@@ -173,7 +228,8 @@ pub trait Visitor {
     /// A counters sample.
     fn counters_sample(&mut self, sample: &CountersSample);
 
-    /// A sample that could not be read, or `times` samples that are not there.
+    /// A sample that could not be read or reports a discarded packet, or `times` samples that are
+    /// announced and not there.
     fn refused(&mut self, loss: Loss, times: u64);
 }
 
@@ -457,4 +513,48 @@ fn record_overrun(_: nom::Err<Short>) -> Loss {
 #[cold]
 fn record_truncated(_: nom::Err<Short>) -> Loss {
     Loss::RecordTruncated
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_big_endian_and_all_there() {
+        let bytes = [0, 0, 0, 1, 0x80, 0, 0, 2, 9];
+        assert_eq!(words(&bytes), Ok((&bytes[8..], [1, 0x8000_0002])));
+        assert_eq!(words::<3>(&bytes), Err(nom::Err::Error(Short)));
+    }
+
+    #[test]
+    fn blocks_are_padded_but_for_the_last() {
+        let bytes = [0, 0, 0x10, 1, 0, 0, 0, 5, 1, 2, 3, 4, 5, 0, 0, 0, 7];
+        let content = &bytes[8..13];
+        assert_eq!(block(&bytes), Ok((&bytes[16..], (0x1001, content))));
+        for end in 13..=16 {
+            assert_eq!(block(&bytes[..end]), Ok((&[][..], (0x1001, content))), "{end} bytes");
+        }
+        for end in 0..13 {
+            assert!(block(&bytes[..end]).is_err(), "{end} bytes");
+        }
+    }
+
+    #[test]
+    fn compact_words_are_split_where_the_specification_says() {
+        let source = DataSource { class: 0xab, index: 0x00cd_ef01 };
+        assert_eq!(compact_data_source(0xabcd_ef01), source);
+        let discarded = Interface { format: 1, value: 256 };
+        assert_eq!(compact_interface(0x4000_0100), discarded);
+        let multiple = Interface { format: 2, value: 3 };
+        assert_eq!(compact_interface(0x8000_0003), multiple);
+        let internal = Interface { format: 0, value: 0x3fff_ffff };
+        assert_eq!(compact_interface(0x3fff_ffff), internal);
+    }
+
+    #[test]
+    fn a_mac_is_padded_to_8_bytes() {
+        let bytes = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        assert_eq!(mac(&bytes), Ok((&[9][..], Mac::from_octets([1, 2, 3, 4, 5, 6]))));
+        assert!(mac(&bytes[..7]).is_err());
+    }
 }

@@ -123,3 +123,118 @@ fn word(input: &[u8]) -> Result<(u16, &[u8]), Loss> {
 fn truncated() -> Loss {
     Loss::HeaderTruncated
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DESTINATION: [u8; 6] = [0x00, 0xaa, 0xbb, 0xcc, 0xdd, 0xee];
+    const SOURCE: [u8; 6] = [0x00, 0x11, 0x22, 0x33, 0x44, 0x55];
+
+    /// A header with what follows the addresses.
+    fn header(behind: &[u8]) -> Vec<u8> {
+        [&DESTINATION, &SOURCE, behind].concat()
+    }
+
+    fn frame(behind: &[u8]) -> Frame {
+        Frame::parse(&header(behind)).unwrap()
+    }
+
+    fn ids(frame: &Frame) -> Vec<u16> {
+        frame.tags().iter().map(|tag| tag.as_u16()).collect()
+    }
+
+    /// Tags with these ids, and IPv4 behind them.
+    fn stack(ids: impl IntoIterator<Item = u8>) -> Vec<u8> {
+        let tags = ids.into_iter().flat_map(|id| [0x81, 0x00, 0x00, id]);
+        tags.chain([0x08, 0x00]).collect()
+    }
+
+    #[test]
+    fn untagged_frames() {
+        let read = frame(&[0x08, 0x00]);
+        assert_eq!(read.destination, Mac::from_octets(DESTINATION));
+        assert_eq!(read.source, Mac::from_octets(SOURCE));
+        assert_eq!(read.protocol, Some(IpProtocol::V4));
+        assert_eq!(read.ether_type, 0x0800);
+        assert_eq!(read.tags(), []);
+        assert_eq!(frame(&[0x86, 0xdd, 0x45]).protocol, Some(IpProtocol::V6));
+        for other in [0x0806u16, 0x8847, 0x8864, 0x88cc, 0x0600, 0x05dd, 0x9999, 0x8101] {
+            let read = frame(&other.to_be_bytes());
+            assert_eq!((read.protocol, read.ether_type), (None, other));
+        }
+    }
+
+    #[test]
+    fn every_tag_protocol_is_known_and_gives_its_12_bits() {
+        for tpid in [0x8100u16, 0x88a8, 0x9100, 0x9200, 0x9300] {
+            let [a, b] = tpid.to_be_bytes();
+            let read = frame(&[a, b, 0xff, 0xfe, 0x81, 0x00, 0xf0, 0x0a, 0x86, 0xdd]);
+            assert_eq!(ids(&read), [4094, 10], "{tpid:#x}");
+            assert_eq!(read.protocol, Some(IpProtocol::V6), "{tpid:#x}");
+        }
+    }
+
+    #[test]
+    fn absent_ids_are_left_out() {
+        let read = frame(&[0x81, 0x00, 0xe0, 0x00, 0x81, 0x00, 0x0f, 0xff, 0x08, 0x00]);
+        assert_eq!(read.tags(), []);
+        assert_eq!(read.protocol, Some(IpProtocol::V4));
+        let read = frame(&[0x88, 0xa8, 0x00, 0x00, 0x81, 0x00, 0x00, 0x0a, 0x08, 0x00]);
+        assert_eq!(ids(&read), [10]);
+    }
+
+    #[test]
+    fn of_a_deep_stack_the_outermost_seven_and_the_innermost_are_kept() {
+        assert_eq!(ids(&frame(&stack(1..=8))), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(ids(&frame(&stack(1..=9))), [1, 2, 3, 4, 5, 6, 7, 9]);
+        assert_eq!(ids(&frame(&stack(1..=30))), [1, 2, 3, 4, 5, 6, 7, 30]);
+        // An absent id takes no place, and is not the innermost.
+        assert_eq!(ids(&frame(&stack((0..=9).chain([0])))), [1, 2, 3, 4, 5, 6, 7, 9]);
+    }
+
+    #[test]
+    fn snap_names_an_ether_type_under_oui_0() {
+        let snap = [0x00, 0x40, 0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00, 0x86, 0xdd];
+        let read = frame(&snap);
+        assert_eq!((read.protocol, read.ether_type), (Some(IpProtocol::V6), 0x86dd));
+        let read = frame(&[&[0x81, 0x00, 0x00, 0x0a][..], &snap].concat());
+        assert_eq!((read.protocol, ids(&read)), (Some(IpProtocol::V6), vec![10]));
+        let mut longest = snap;
+        longest[..2].copy_from_slice(&1500u16.to_be_bytes());
+        assert_eq!(frame(&longest).protocol, Some(IpProtocol::V6));
+        longest[..2].copy_from_slice(&1501u16.to_be_bytes());
+        assert_eq!(frame(&longest).protocol, None);
+    }
+
+    #[test]
+    fn other_llc_is_not_ip() {
+        let others: [&[u8]; 5] = [
+            &[0x00, 0x40, 0x06, 0x06, 0x03, 0x45, 0x00, 0x00, 0x08, 0x00],
+            &[0x00, 0x40, 0xaa, 0xaa, 0x03, 0x00, 0x00, 0x0c, 0x08, 0x00],
+            &[0x00, 0x40, 0xaa, 0xaa, 0x13, 0x00, 0x00, 0x00, 0x08, 0x00],
+            &[0x00, 0x40, 0x42, 0x42, 0x03],
+            &[0x00, 0x40, 0x42],
+        ];
+        for behind in others {
+            let read = frame(behind);
+            assert_eq!((read.protocol, read.ether_type), (None, 0x0040), "{behind:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_header_that_ends_before_the_ether_type_is_refused() {
+        let snap = [0x00, 0x40, 0xaa, 0xaa, 0x03, 0x00, 0x00, 0x00, 0x08, 0x00];
+        for behind in [&stack([])[..], &stack([10]), &stack(1..=9), &snap] {
+            let whole = header(behind);
+            for end in 0..whole.len() {
+                assert_eq!(
+                    Frame::parse(&whole[..end]),
+                    Err(Loss::HeaderTruncated),
+                    "{end} bytes of {whole:02x?}"
+                );
+            }
+            assert!(Frame::parse(&whole).is_ok());
+        }
+    }
+}
