@@ -1,5 +1,6 @@
 //! ixflow
 pub mod clock;
+pub mod command;
 pub mod control;
 pub mod count;
 pub mod decode;
