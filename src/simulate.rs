@@ -50,7 +50,7 @@ pub use pcap::PcapWriter;
 pub use source::{RingSource, SimulatedSource};
 pub use truth::{IntervalTruth, Sides, Truth};
 
-/// The fabric of the demo: twelve members and a quarantine-like second VLAN on two switches of
+/// The fabric of the demo: twelve members and a smaller second VLAN on two switches of
 /// different makes.
 pub const DEFAULT_FABRIC: &str = include_str!("simulate/default.toml");
 
@@ -66,6 +66,8 @@ pub const VLANS_MAX: usize = 256;
 pub const SWITCHES_MAX: usize = 4096;
 /// Entries of the frame-length mix at the most.
 pub const FRAME_LENGTHS_MAX: usize = 64;
+/// A member's part of its VLAN's traffic at the most: somebody must receive it.
+pub const DOMINANCE_MAX: f64 = 0.999;
 
 /// What a fabric is to be: the keys of its TOML.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
@@ -365,6 +367,9 @@ impl Fabric {
         }
         let Layout { ports, mut vlis, lan_count, .. } = layout;
         let total: f64 = vlis.iter().map(|vli| vli.weight).sum();
+        if total <= 0.0 {
+            return Err(FabricError::Conflict("weight: no member has any above 0".to_owned()));
+        }
         for vli in &mut vlis {
             vli.weight /= total;
         }
@@ -536,8 +541,8 @@ impl<'a> Layout<'a> {
             range("members", (self.vlis.len() + count as usize) as u64, 2, VLIS_MAX as u64)?;
             // Who is popular is drawn, or the first switch would have all the traffic.
             let mut ranks: Vec<u32> = (1..=count).collect();
-            for position in (1..ranks.len()).rev() {
-                ranks.swap(position, self.random.below(position as u64 + 1));
+            for position in (1..count).rev() {
+                ranks.swap(position as usize, self.random.below(position + 1) as usize);
             }
             let total: f64 = ranks.iter().map(|&rank| self.zipf(rank)).sum();
             for (member, &rank) in (0..count).zip(&ranks) {
@@ -594,13 +599,11 @@ impl<'a> Layout<'a> {
                     lan: self.lan_count,
                 });
             }
-            let speaking = self.vlis[self.vlis.len() - count as usize..]
-                .iter()
-                .filter(|vli| vli.weight > 0.0)
-                .count();
-            if speaking < 2 && vlan.weight > 0.0 {
+            let weights = || self.vlis[self.vlis.len() - count as usize..].iter().map(|v| v.weight);
+            let total: f64 = weights().sum();
+            if total > 0.0 && weights().fold(0.0, f64::max) > DOMINANCE_MAX * total {
                 return Err(FabricError::Conflict(format!(
-                    "member.weight: VLAN {} has fewer than two members with traffic",
+                    "member.weight: one member has almost all traffic of VLAN {}",
                     vlan.tag
                 )));
             }
@@ -749,12 +752,10 @@ fn check_ranges(description: &Description) -> Result<(), FabricError> {
     range("frame_length", description.frame_length.len() as u64, 1, FRAME_LENGTHS_MAX as u64)?;
     let vlans = || description.infrastructure.iter().flat_map(|each| &each.vlan);
     range("vlan", vlans().count() as u64, 1, VLANS_MAX as u64)?;
-    let mut vlan_weight = 0.0;
     for vlan in vlans() {
         range("tag", vlan.tag.into(), 1, 4094)?;
         share("member_share", vlan.member_share, 1.0)?;
         share("vlan.weight", vlan.weight, 1e9)?;
-        vlan_weight += vlan.weight;
         for weight in vlan.member.iter().filter_map(|member| member.weight) {
             share("member.weight", weight, 1e9)?;
         }
@@ -764,8 +765,8 @@ fn check_ranges(description: &Description) -> Result<(), FabricError> {
         share("frame_length.share", frame_length.share, 1e9)?;
     }
     let mix: f64 = description.frame_length.iter().map(|each| each.share).sum();
-    if mix <= 0.0 || vlan_weight <= 0.0 {
-        return Err(FabricError::Conflict("a share or weight above 0 is needed".to_owned()));
+    if mix <= 0.0 {
+        return Err(FabricError::Conflict("frame_length.share: none is above 0".to_owned()));
     }
     share("tagged_share", description.tagged_share, 1.0)?;
     share("ipv6_share", description.ipv6_share, 1.0)?;

@@ -2,6 +2,8 @@
 //!
 //! Datagrams are read here by a walker of its own, which shares no code with the library.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its assumptions do")]
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -255,11 +257,11 @@ fn judge(flow: &Flow, table: &Table, vlans: &HashSet<u16>) -> Verdict {
         0x0800 => {
             let sum: u32 = (ip..ip + 20).step_by(2).map(|at| u32::from(half(at))).sum();
             assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "IPv4 checksum");
-            assert_eq!(u32::from(half(ip + 2)) + ip as u32 + 4, flow.frame_length);
+            assert_eq!(usize::from(half(ip + 2)) + ip + 4, flow.frame_length as usize);
             false
         }
         0x86dd => {
-            assert_eq!(u32::from(half(ip + 4)) + 40 + ip as u32 + 4, flow.frame_length);
+            assert_eq!(usize::from(half(ip + 4)) + 40 + ip + 4, flow.frame_length as usize);
             true
         }
         0x0806 => return Verdict::Lost(Loss::NotIp),
@@ -692,7 +694,11 @@ fn descriptions_out_of_bounds_are_refused_by_name() {
     refused(&members("{ macs = [\"020000000001\"] }, { macs = [\"020000000001\"] }"), "macs");
     refused(&members("{ if_index = 5 }, { if_index = 5 }"), "if_index");
     refused(&members("{ switch = 9 }, {}"), "no switch 9");
-    refused(&members("{ weight = 0 }, {}"), "fewer than two members");
+    refused(&members("{ weight = 0 }, {}"), "almost all traffic");
+    refused(&members("{ weight = 1e-30 }, {}"), "almost all traffic");
+    refused(&members("{ weight = 0 }, { weight = 0 }"), "above 0");
+    refused("frame_length = [{ bytes = 64, share = 0 }]", "frame_length.share");
+    refused("[[infrastructure]]\n[[infrastructure.vlan]]\nweight = 0", "above 0");
 }
 
 #[test]
@@ -908,4 +914,83 @@ fn the_table_is_served_as_ixp_manager_does() {
     assert!(replaced.starts_with("HTTP/1.1 200 ") && replaced.ends_with("\r\n\r\n[]"));
     server.stop();
     assert!(TcpStream::connect(address).is_err());
+}
+
+#[derive(clap::Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    arguments: ixflow::command::simulate::Arguments,
+}
+
+fn arguments(line: &[&str]) -> Result<ixflow::command::simulate::Arguments, clap::Error> {
+    use clap::Parser;
+
+    CommandLine::try_parse_from([&["simulate"], line].concat()).map(|line| line.arguments)
+}
+
+#[test]
+fn the_command_writes_capture_truth_and_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let (pcap, truth, macs) = (path("a.pcap"), path("truth.jsonl"), path("macs.json"));
+    let line = [
+        "--pcap",
+        &pcap,
+        "--truth",
+        &truth,
+        "--mac-table",
+        &macs,
+        "--start",
+        "1700000000",
+        "--duration",
+        "60",
+        "--rate",
+        "100",
+        "--members",
+        "20",
+        "--agents",
+        "3",
+        "--samples-per-datagram",
+        "4",
+    ];
+    ixflow::command::simulate::run(&arguments(&line).unwrap()).unwrap();
+
+    let mut description: ixflow::simulate::Description = toml::from_str(DEFAULT_FABRIC).unwrap();
+    description.members = 20;
+    description.agents = 3;
+    description.samples_per_datagram = 4;
+    description.switch.clear();
+    let fabric = Fabric::new(description).unwrap();
+    assert_eq!(std::fs::read_to_string(macs).unwrap(), fabric.mac_table_json());
+    let mut generator = fabric.generator(START_MILLIS, 100).with_truth(STEP_SECS);
+    let mut writer = PcapWriter::new(Vec::new()).unwrap();
+    let mut payload = Vec::new();
+    while generator.next_micros() < (START_MILLIS + 60_000) * 1000 {
+        let emitted = generator.generate(&mut payload);
+        assert!(emitted.flow_samples <= 4);
+        writer.write(emitted.stamp_micros, emitted.source, &payload).unwrap();
+    }
+    assert!(std::fs::read(pcap).unwrap() == writer.finish().unwrap());
+    let mut lines = Vec::new();
+    generator.finish().write_json_lines(&mut lines).unwrap();
+    assert!(std::fs::read(truth).unwrap() == lines);
+}
+
+#[test]
+fn the_command_refuses_what_cannot_be() {
+    use ixflow::command::simulate::run;
+
+    let said = |line: &[&str]| run(&arguments(line).unwrap()).unwrap_err().to_string();
+    assert_eq!(said(&["--rate", "max"]), "--rate max needs --target");
+    assert!(said(&["--members", "1"]).starts_with("the built-in fabric: members: 1 is not"));
+    assert!(said(&["--fabric", "/nonexistent/f.toml"]).starts_with("/nonexistent/f.toml: "));
+    for line in [
+        &["--rate", "0"][..],
+        &["--rate", "fast"],
+        &["--pcap", "a", "--target", "127.0.0.1:6343"],
+        &["--start", "1"],
+        &["--api-key", "secret"],
+    ] {
+        assert!(arguments(line).is_err(), "{line:?}");
+    }
 }

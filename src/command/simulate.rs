@@ -19,7 +19,7 @@ use crate::simulate::{
 /// Flow samples a second if `--rate` is not given.
 pub const DEFAULT_RATE: u32 = 1000;
 /// Seconds in a capture if `--duration` is not given.
-pub const DEFAULT_PCAP_SECS: u64 = 300;
+pub const DEFAULT_PCAP_SECS: u32 = 300;
 /// Length of the truth's intervals: the step of IXP Manager's RRD files.
 pub const TRUTH_STEP_SECS: u64 = 300;
 /// Key of the API server if `--api-key` is not given.
@@ -43,10 +43,10 @@ pub struct Arguments {
     pub rate: Rate,
     /// Stop after so many seconds [default: 300 with --pcap, else when interrupted]
     #[arg(long, value_name = "SECS")]
-    pub duration: Option<u64>,
+    pub duration: Option<u32>,
     /// Start of a capture, in seconds since 1970 [default: now]
     #[arg(long, value_name = "SECS", requires = "pcap")]
-    pub start: Option<u64>,
+    pub start: Option<u32>,
     /// Flow samples in a datagram, instead of the description's
     #[arg(long, value_name = "N")]
     pub samples_per_datagram: Option<u32>,
@@ -151,7 +151,7 @@ pub fn run(arguments: &Arguments) -> Result<(), SimulateError> {
         None => None,
     };
     let now_millis = Clock::System.now_millis();
-    let start_millis = arguments.start.map_or(now_millis, |start_secs| start_secs * 1000);
+    let start_millis = arguments.start.map_or(now_millis, millis);
     let (rate, pace) = match arguments.rate {
         Rate::PerSecond(rate) => (rate, Pace::Stamps),
         // Stamps are the time of sending then, whatever the rate.
@@ -162,10 +162,7 @@ pub fn run(arguments: &Arguments) -> Result<(), SimulateError> {
         generator = generator.with_truth(TRUTH_STEP_SECS);
     }
     if let Some(target) = arguments.target {
-        let limit = Limit {
-            duration_millis: arguments.duration.map(|duration_secs| duration_secs * 1000),
-            datagrams: None,
-        };
+        let limit = Limit { duration_millis: arguments.duration.map(millis), datagrams: None };
         let mut last = Sent::default();
         let sent = send(&mut generator, target, pace, limit, &stop, |sent| {
             let millis = (sent.elapsed_millis - last.elapsed_millis).max(1);
@@ -186,12 +183,11 @@ pub fn run(arguments: &Arguments) -> Result<(), SimulateError> {
             if sent.refusals > 0 { "; nobody listened part of the time" } else { "" },
         );
     } else if let Some(path) = &arguments.pcap {
-        let duration_secs = arguments.duration.unwrap_or(DEFAULT_PCAP_SECS);
-        let end_millis = start_millis + duration_secs * 1000;
+        let end_millis = start_millis + millis(arguments.duration.unwrap_or(DEFAULT_PCAP_SECS));
         write_pcap(&mut generator, path, end_millis, &stop).map_err(file_error(path))?;
     } else if api.is_some() {
         let started = Instant::now();
-        let end = arguments.duration.map(Duration::from_secs);
+        let end = arguments.duration.map(|secs| Duration::from_secs(secs.into()));
         while !stop.load(Ordering::Relaxed) && end.is_none_or(|end| started.elapsed() < end) {
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -253,6 +249,10 @@ fn write_truth(truth: &Truth, path: &Path) -> io::Result<()> {
     let mut out = BufWriter::new(File::create(path)?);
     truth.write_json_lines(&mut out)?;
     out.flush()
+}
+
+fn millis(secs: u32) -> u64 {
+    u64::from(secs) * 1000
 }
 
 fn io_error(what: &str) -> impl FnOnce(io::Error) -> SimulateError {

@@ -23,7 +23,7 @@ const FCS_BYTES: u32 = 4;
 const UPTIME_AT_START_MILLIS: u64 = 3_600_000;
 /// Source ports of the agents: this one and the following.
 const SOURCE_PORT_BASE: u16 = 30_000;
-/// The largest part of a counters sample: struct if_counters.
+/// struct if_counters, without its record's format and length.
 const IF_COUNTERS_BYTES: u32 = 88;
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): one multiplication chain a draw, any seed is good.
@@ -44,9 +44,9 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// A number below `limit`, which is below 2^32.
-    pub(super) fn below(&mut self, limit: u64) -> usize {
-        scale(high(self.next()), limit) as usize
+    /// A number below `limit`.
+    pub(super) fn below(&mut self, limit: u32) -> u32 {
+        scale(high(self.next()), limit)
     }
 }
 
@@ -62,8 +62,8 @@ fn low(draw: u64) -> u32 {
 
 /// Maps 32 random bits to 0..limit.
 #[inline]
-fn scale(bits: u32, limit: u64) -> u64 {
-    (u64::from(bits) * limit) >> 32
+fn scale(bits: u32, limit: u32) -> u32 {
+    ((u64::from(bits) * u64::from(limit)) >> 32) as u32
 }
 
 /// The whole part of a number that is not negative; too large ones become the largest.
@@ -82,6 +82,7 @@ fn threshold(probability: f64) -> u32 {
 struct Alias {
     /// (threshold of keeping the first, the first, the other).
     slots: Vec<(u32, u32, u32)>,
+    count: u32,
 }
 
 impl Alias {
@@ -102,12 +103,12 @@ impl Alias {
                 small.push(more);
             }
         }
-        Alias { slots }
+        Alias { count: index(slots.len()), slots }
     }
 
     #[inline]
     fn draw(&self, draw: u64) -> u32 {
-        let (keep, first, other) = self.slots[scale(high(draw), self.slots.len() as u64) as usize];
+        let (keep, first, other) = self.slots[scale(high(draw), self.count) as usize];
         if low(draw) < keep { first } else { other }
     }
 }
@@ -338,7 +339,7 @@ impl Generator {
         }
     }
 
-    /// Keeps the truth per interval of `step_secs`; without it, only totals are kept.
+    /// Keeps the truth per interval of `step_secs`; without it, or with 0, only totals are kept.
     ///
     /// Intervals lie as a collector's: interval k is the time stamps from k to k + 1 steps since
     /// 1970. Memory grows with every interval and pair.
@@ -459,7 +460,7 @@ impl Generator {
         if noise != Some(Loss::SameVli)
             && let Some(lan) = &self.lans[local.lan as usize]
         {
-            // Two members of a VLAN have traffic, so that this ends; a few draws do.
+            // This ends: no member has more than DOMINANCE_MAX of its VLAN.
             while remote.id == local.id {
                 remote = self.speakers[lan.draw(self.random.next()) as usize];
             }
@@ -525,8 +526,8 @@ impl Generator {
         let data_source = &mut self.data_sources[local.port as usize];
         data_source.flow_sequence = data_source.flow_sequence.wrapping_add(1);
         // Distances between samples are random with the rate as mean (sFlow v5, section 3.1.1).
-        let skip = scale(high(detail), 2 * u64::from(agent.sampling_rate) - 1) + 1;
-        data_source.pool = data_source.pool.wrapping_add(low(skip));
+        let skip = scale(high(detail), 2 * agent.sampling_rate - 1) + 1;
+        data_source.pool = data_source.pool.wrapping_add(skip);
         data_source.packets = data_source.packets.wrapping_add(agent.sampling_rate);
         data_source.octets += u64::from(frame_length) * u64::from(agent.sampling_rate);
 
@@ -582,7 +583,7 @@ impl Generator {
     /// One of the addresses of a VLI, by 16 random bits.
     #[inline]
     fn mac(&self, speaker: Speaker, bits: u32) -> [u8; 6] {
-        self.macs[(speaker.macs_start + (bits * speaker.macs_count >> 16)) as usize]
+        self.macs[(speaker.macs_start + ((bits * speaker.macs_count) >> 16)) as usize]
     }
 
     /// As many counters samples as fit, of the first agent that is due.
