@@ -1,6 +1,7 @@
 //! ixflow
 pub mod agent;
 pub mod clock;
+pub mod command;
 pub mod control;
 pub mod count;
 pub mod decode;

@@ -1,3 +1,4 @@
 //! Integration tests, one binary with a module per theme.
 
 mod decode;
+mod simulate;
