@@ -1,1 +1,271 @@
-//! TODO
+//! librrd: files without a daemon, and graphs.
+//!
+//! The sink serves `sflow_rrdcached = 0`. librrd locks, maps and unmaps a file for every update
+//! (20 us), and a second thread makes it slower: one thread writes.
+//!
+//! An error of librrd concerns one file: it is refused by name, and the others go on. A file that
+//! somebody else has locked (rrdtool locks what it reads) gets a second try at the end of the
+//! interval.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rrd::ConsolidationFn;
+use rrd::error::RrdError;
+use rrd::ops::graph::elements::{
+    Area, AreaColor, CDef, ColorWithLegend, Def, GPrint, GraphElement, Legend, Line, VDef, VarName,
+};
+use rrd::ops::graph::props::{GraphProps, ImageFormat, Labels, Limits, Misc, Size, TimeRange};
+use rrd::ops::graph::{self, Color};
+use rrd::ops::update::{BatchTime, Datum, Options, update_all};
+
+use crate::flush::Interval;
+use crate::ixp::Unit;
+use crate::sink::{
+    Consolidation, Create, DATA_SOURCES, Feed, File, Lead, Outcome, Receipt, Sink, SinkError, Span,
+    Tree, Update, file, last_update_secs,
+};
+
+/// Updates of an interval that get a second try, at the most.
+const AGAIN_MAX: usize = 100_000;
+
+/// Writes files with librrd.
+#[derive(Debug)]
+pub struct Librrd {
+    feed: Feed,
+    stop: Arc<AtomicBool>,
+}
+
+impl Librrd {
+    /// Writes into `tree`, making files as `create` says, until `stop` is raised.
+    pub fn new(tree: Tree, create: Create, stop: Arc<AtomicBool>) -> Librrd {
+        Librrd { feed: Feed::new(tree, create), stop }
+    }
+}
+
+impl Sink for Librrd {
+    fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
+        let root = self.feed.tree().root().to_owned();
+        self.feed.prepare().map_err(|error| SinkError::Unreachable {
+            target: root.display().to_string(),
+            error,
+        })?;
+        let span = self.feed.span(interval);
+        let mut outcome = Outcome::default();
+        let mut again = Vec::new();
+        self.feed.try_each(interval, |update| {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(SinkError::Stopped);
+            }
+            match write_one(&root, &update, &span, &mut outcome) {
+                Ok(()) => {}
+                Err(reason) if is_locked(&reason) && again.len() < AGAIN_MAX => again.push(update),
+                Err(reason) => outcome.refused(&update, reason),
+            }
+            Ok(())
+        })?;
+        for update in again {
+            if let Err(reason) = write_one(&root, &update, &span, &mut outcome) {
+                outcome.refused(&update, reason);
+            }
+        }
+        Ok(self.feed.commit(interval, outcome))
+    }
+
+    fn describe(&self) -> String {
+        format!("RRD files below {}, with librrd", self.feed.tree().root().display())
+    }
+}
+
+/// The file is locked by a reader or by another writer.
+pub(crate) fn is_locked(reason: &str) -> bool {
+    reason.contains("could not lock RRD")
+}
+
+/// Writes one update; the error is the reason of a refusal.
+fn write_one(
+    root: &Path,
+    update: &Update,
+    span: &Span,
+    outcome: &mut Outcome,
+) -> Result<(), String> {
+    let path = update.file.path(root);
+    let mut exists = update.known;
+    if !exists {
+        exists = !make(&path, span, outcome)?;
+    }
+    let mut lead = update.lead(span, exists);
+    loop {
+        let Err(error) = update_file(&path, update, span, lead) else {
+            outcome.accepted(update);
+            return Ok(());
+        };
+        let message = match error {
+            RrdError::LibRrdError(message) => message,
+            other => other.to_string(),
+        };
+        match last_update_secs(&message) {
+            Some(last) if last >= span.to_secs => {
+                outcome.already_there(update);
+                return Ok(());
+            }
+            // The lead is there already, or the file is ahead of it.
+            Some(_) if lead != Lead::None => lead = Lead::None,
+            None if exists && !path.exists() => {
+                if !update.is_wanted() {
+                    outcome.gone(update);
+                    return Ok(());
+                }
+                make(&path, span, outcome)?;
+                exists = false;
+                lead = update.lead(span, exists);
+            }
+            _ => return Err(message),
+        }
+    }
+}
+
+fn make(path: &Path, span: &Span, outcome: &mut Outcome) -> Result<bool, String> {
+    let made = file::create(path, span.creation_secs()).map_err(|error| error.to_string())?;
+    outcome.receipt.created += u64::from(made);
+    Ok(made)
+}
+
+fn update_file(path: &Path, update: &Update, span: &Span, lead: Lead) -> Result<(), RrdError> {
+    let rate = |total: u64| match total % span.secs() {
+        0 => Datum::Int(total / span.secs()),
+        // Totals above 2^53 lose digits that the file could not hold either.
+        _ => Datum::Float(total as f64 / span.secs() as f64),
+    };
+    let first = match lead {
+        Lead::None => None,
+        Lead::Unknown => Some(Datum::Unspecified),
+        Lead::Zero => Some(Datum::Int(0)),
+    };
+    let first = first.map(|value| (BatchTime::Timestamp(time(span.from_secs)), [value; 2]));
+    let last = (BatchTime::Timestamp(time(span.to_secs)), update.totals.map(rate));
+    update_all(path, Options::default(), first.into_iter().chain([last]))
+}
+
+fn time(secs: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(secs)
+}
+
+/// A row of a file.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Row {
+    /// Where the row's time ends, in seconds since 1970.
+    pub end_secs: u64,
+    /// `traffic_in` and `traffic_out`, in bytes or packets per second; NaN where unknown.
+    pub values: [f64; 2],
+}
+
+/// Reads the rows that end after `from_secs` and up to `to_secs`, of the archive that condenses by
+/// `consolidation` and comes nearest to `resolution_secs`. Later ones than the file has are NaN.
+///
+/// What an rrdcached still keeps to itself is not seen.
+pub fn fetch(
+    path: &Path,
+    consolidation: Consolidation,
+    from_secs: u64,
+    to_secs: u64,
+    resolution_secs: u64,
+) -> Result<Vec<Row>, RrdError> {
+    let data = rrd::ops::fetch::fetch(
+        path,
+        function(consolidation),
+        time(from_secs),
+        time(to_secs),
+        Duration::from_secs(resolution_secs),
+    )?;
+    let end_secs = |end: SystemTime| end.duration_since(UNIX_EPOCH).map_or(0, |end| end.as_secs());
+    data.rows()
+        .iter()
+        .map(|row| match *row.as_slice() {
+            [input, output] => {
+                Ok(Row { end_secs: end_secs(row.timestamp()), values: [input, output] })
+            }
+            _ => Err(RrdError::InvalidArgument("the file has not two data sources".into())),
+        })
+        .collect()
+}
+
+fn function(consolidation: Consolidation) -> ConsolidationFn {
+    match consolidation {
+        Consolidation::Average => ConsolidationFn::Avg,
+        Consolidation::Max => ConsolidationFn::Max,
+    }
+}
+
+/// Draws `file` of the tree below `root` from `from_secs` to `to_secs` as a PNG: in as an area,
+/// out as a line, with the legend of IXP Manager's Grapher; bytes are drawn as bits.
+///
+/// librrd's graphs share fonts and settings in the process: draw in one thread at a time.
+pub fn graph_png(
+    root: &Path,
+    file: File,
+    title: &str,
+    from_secs: u64,
+    to_secs: u64,
+) -> Result<Vec<u8>, RrdError> {
+    const IN: Color = Color { red: 0x00, green: 0xcf, blue: 0x00, alpha: None };
+    const OUT: Color = Color { red: 0x00, green: 0x2a, blue: 0x97, alpha: None };
+    let (factor, label) = match file.family().1 {
+        Unit::Bytes => (8, "Bits / Second"),
+        Unit::Packets => (1, "Packets / Second"),
+    };
+    let mut elements: Vec<GraphElement> = Vec::new();
+    for (name, legend, source) in [("in", "In ", DATA_SOURCES[0]), ("out", "Out", DATA_SOURCES[1])]
+    {
+        let variable = |kind: &str| VarName::new(format!("{name}_{kind}"));
+        elements.push(
+            Def {
+                var_name: variable("raw")?,
+                rrd: file.path(root),
+                ds_name: source.into(),
+                consolidation_fn: ConsolidationFn::Avg,
+                step: None,
+                start: None,
+                end: None,
+                reduce: None,
+            }
+            .into(),
+        );
+        elements.push(
+            CDef { var_name: variable("rate")?, rpn: format!("{name}_raw,{factor},*") }.into(),
+        );
+        let (value, legend) = (variable("rate")?, Some(Legend::from(legend)));
+        elements.push(if name == "in" {
+            let color = Some(ColorWithLegend { color: AreaColor::Color(IN), legend });
+            Area { value, color, stack: false, skip_scale: false }.into()
+        } else {
+            let color = Some(ColorWithLegend { color: OUT, legend });
+            let (stack, skip_scale, dashes) = (false, false, None);
+            Line { width: 1.0, value, color, stack, skip_scale, dashes }.into()
+        });
+        for (kind, function, format) in [
+            ("max", "MAXIMUM", "  Max  %8.2lf%s"),
+            ("mean", "AVERAGE", "  Avg  %8.2lf%s"),
+            ("last", "LAST", "  Cur  %8.2lf%s\\l"),
+        ] {
+            let rpn = format!("{name}_rate,{function}");
+            elements.push(VDef { var_name: variable(kind)?, rpn }.into());
+            elements.push(GPrint { var_name: variable(kind)?, format: format.into() }.into());
+        }
+    }
+    let props = GraphProps {
+        time_range: TimeRange {
+            start: Some(time(from_secs)),
+            end: Some(time(to_secs)),
+            step_seconds: None,
+        },
+        labels: Labels { title: Some(title.into()), vertical_label: Some(label.into()) },
+        size: Size { width: Some(600), height: Some(150), ..Size::default() },
+        limits: Limits { lower_limit: Some(0.0), ..Limits::default() },
+        misc: Misc { slope_mode: true, ..Misc::default() },
+        ..GraphProps::default()
+    };
+    graph::graph(ImageFormat::Png, &props, &elements).map(|(png, _)| png)
+}
