@@ -1,1 +1,1282 @@
-//! TODO
+//! Settings: the `<ixp>` block of ixpmanager.conf, as a struct.
+//!
+//! [`KEYS`] and [`AGENT_KEYS`] are the only list of settings: what is read, what is suggested for
+//! a misspelt key, what `--print-config` shows, and what ixpmanager.conf.example and
+//! docs/settings.md must say. Keys of other programs, and whatever is outside of `<ixp>`, are left
+//! alone; a key that starts with `sflow_` is ours, and must be known.
+//!
+//! A key without a value counts as absent, for the file that IXP Manager ships has several.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, Read as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use reqwest::Url;
+
+use super::api::{MacTableKind, Portal};
+use super::general::{self, Body, Entry, Place};
+use crate::ixp::InfrastructureId;
+
+/// The name of the file.
+pub const FILE_NAME: &str = "ixpmanager.conf";
+
+/// `sflow_rrddir`: where IXP Manager's documentation puts the files.
+pub const DEFAULT_RRD_DIR: &str = "/data/ixpmatrix";
+/// `sflow_rrdcached_socket`: what the incumbent has built in.
+pub const DEFAULT_RRDCACHED_SOCKET: &str = "unix:/var/run/rrdcached.sock";
+/// The port of rrdcached over TCP (rrdcached(1), option -l).
+pub const DEFAULT_RRDCACHED_PORT: u16 = 42217;
+/// The port of `sflow_listen`: sFlow's, by IANA.
+pub const DEFAULT_PORT: u16 = 6343;
+/// `sflow_flush_secs`: one update per step of the files.
+pub const DEFAULT_FLUSH_SECS: u64 = 300;
+/// `sflow_statedir`.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/ixflow";
+/// `sflow_api_interval_secs`: as often as the incumbent.
+pub const DEFAULT_API_INTERVAL_SECS: u64 = 60;
+/// `sflow_receive_buffer_bytes`: half a second of 100,000 datagrams a second of 1,300 bytes.
+pub const DEFAULT_RECEIVE_BUFFER_BYTES: usize = 64 << 20;
+/// `sflow_agents_max`.
+pub const DEFAULT_AGENTS_MAX: usize = 4096;
+/// `sflow_data_sources_max`.
+pub const DEFAULT_DATA_SOURCES_MAX: usize = 65_536;
+
+/// `sflow_workers` at the most.
+pub const WORKERS_MAX: usize = 256;
+/// Addresses in `sflow_listen` at the most.
+pub const LISTEN_MAX: usize = 64;
+
+/// The settings of the daemon.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// The file that was read; none for [`Config::default`].
+    pub file: Option<PathBuf>,
+    /// `apikey`: the key of IXP Manager's API. [`Config::portal`] demands it.
+    pub api_key: Option<ApiKey>,
+    /// `apibaseurl`: the address of the API. [`Config::portal`] demands it.
+    pub api_base_url: Option<Url>,
+    /// `macdbtype`: which MAC table.
+    pub mac_table: MacTableKind,
+    /// `sflow_infraid`: the only infrastructure to count; none for all.
+    pub infrastructure: Option<InfrastructureId>,
+    /// `sflow_api_interval_secs`: seconds between two fetches of the table.
+    pub api_interval_secs: u64,
+    /// `sflow_statedir`: where state is kept over a restart.
+    pub state_dir: PathBuf,
+    /// `sflow_rrddir`: the root of the RRD files.
+    pub rrd_dir: PathBuf,
+    /// `sflow_rrdcached`: who writes the files.
+    pub rrdcached: RrdcachedUse,
+    /// `sflow_rrdcached_socket`: where rrdcached listens.
+    pub rrdcached_socket: RrdcachedAddress,
+    /// `sflow_flush_secs`: seconds between two updates of a file, a divisor of 300.
+    pub flush_secs: u64,
+    /// `sflow_create`: which files are made.
+    pub create: CreateFiles,
+    /// `sflow_listen`: addresses and UDP ports, each once. The default has both families, one
+    /// socket each.
+    pub listen: Vec<SocketAddr>,
+    /// `sflow_workers`: receiving threads, 1 to [`WORKERS_MAX`].
+    pub workers: usize,
+    /// `sflow_receive_buffer_bytes`: the receive buffer asked of the kernel for each socket, in
+    /// bytes.
+    pub receive_buffer_bytes: usize,
+    /// `sflow_agents_allow`: source addresses whose datagrams are read; see [`Config::allows`].
+    pub agents_allow: Vec<IpPrefix>,
+    /// `sflow_agents_max`: agents that are remembered.
+    pub agents_max: usize,
+    /// `sflow_data_sources_max`: data sources, of all agents, that are remembered.
+    pub data_sources_max: usize,
+    /// `<sflow_agent ADDRESS>`: what is said of single agents, by agent address.
+    pub agents: BTreeMap<IpAddr, AgentPolicy>,
+    /// `debug`: whether to log more.
+    pub debug: bool,
+    /// What the owner of the file should be told: each a whole sentence, for a warning in the log.
+    pub notices: Vec<String>,
+}
+
+impl Default for Config {
+    /// The defaults, without a portal.
+    fn default() -> Config {
+        Config {
+            file: None,
+            api_key: None,
+            api_base_url: None,
+            mac_table: MacTableKind::Learned,
+            infrastructure: None,
+            api_interval_secs: DEFAULT_API_INTERVAL_SECS,
+            state_dir: DEFAULT_STATE_DIR.into(),
+            rrd_dir: DEFAULT_RRD_DIR.into(),
+            rrdcached: RrdcachedUse::Auto,
+            rrdcached_socket: RrdcachedAddress::Unix(
+                DEFAULT_RRDCACHED_SOCKET.trim_start_matches("unix:").into(),
+            ),
+            flush_secs: DEFAULT_FLUSH_SECS,
+            create: CreateFiles::OnTraffic,
+            listen: every_address(DEFAULT_PORT).into(),
+            workers: std::thread::available_parallelism()
+                .map_or(1, |cores| cores.get().min(WORKERS_MAX)),
+            receive_buffer_bytes: DEFAULT_RECEIVE_BUFFER_BYTES,
+            agents_allow: Vec::new(),
+            agents_max: DEFAULT_AGENTS_MAX,
+            data_sources_max: DEFAULT_DATA_SOURCES_MAX,
+            agents: BTreeMap::new(),
+            debug: false,
+            notices: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads `path`, or without one the first that exists of `../etc/ixpmanager.conf` beside the
+    /// program, `/usr/local/etc/ixpmanager.conf` and `/etc/ixpmanager.conf`, as IXP Manager's
+    /// scripts do (IXPManager/Config.pm). `overrides` are texts `key=value`: each takes the place
+    /// of what the file says for that key; a setting of one agent is named
+    /// `sflow_agent.ADDRESS.KEY`.
+    ///
+    /// # Errors
+    ///
+    /// Every fault of the settings at once, or why there are none.
+    pub fn load(path: Option<&Path>, overrides: &[String]) -> Result<Config, ConfigError> {
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => {
+                let searched = search_path();
+                match searched.iter().find(|path| path.is_file()) {
+                    Some(path) => path.clone(),
+                    None => return Err(ConfigError::NotFound { searched }),
+                }
+            }
+        };
+        let bytes = read_limited(&path)
+            .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        let name = path.display().to_string();
+        let mut config = Config::from_tree(
+            &name,
+            general::parse(&name, &bytes, &mut |path| read_limited(path))?,
+            overrides,
+        )?;
+        config.file = Some(path);
+        Ok(config)
+    }
+
+    /// Reads `text`, which messages call `name`. It cannot include files.
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn from_text(name: &str, text: &str, overrides: &[String]) -> Result<Config, ConfigError> {
+        let mut none = |_: &Path| Err(io::Error::other("files cannot be included here"));
+        let tree = general::parse(name, text.as_bytes(), &mut none)?;
+        Config::from_tree(name, tree, overrides)
+    }
+
+    fn from_tree(
+        name: &str,
+        tree: general::Tree,
+        overrides: &[String],
+    ) -> Result<Config, ConfigError> {
+        let mut given = Given::default();
+        let mut found = false;
+        for entry in &tree.entries {
+            if let Entry { name, body: Body::Block { label: None, entries }, .. } = entry
+                && name == "ixp"
+            {
+                found = true;
+                given.take_block(entries);
+            }
+        }
+        if !found {
+            return Err(ConfigError::NoBlock { file: name.to_owned() });
+        }
+        given.take_overrides(overrides);
+
+        let mut config = Config { notices: tree.notices, ..Config::default() };
+        given.apply(&mut config);
+        if given.faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Invalid(Faults(given.faults)))
+        }
+    }
+
+    /// What it takes to fetch the MAC table.
+    ///
+    /// # Errors
+    ///
+    /// `apikey` or `apibaseurl` is missing.
+    pub fn portal(&self) -> Result<Portal, ConfigError> {
+        let missing = |key: &str| Fault::Missing {
+            origin: self.file.as_ref().map_or("the settings".into(), |f| f.display().to_string()),
+            key: key.to_owned(),
+            expected: key_named(key).map_or("", |key| key.expected),
+        };
+        match (&self.api_key, &self.api_base_url) {
+            (Some(key), Some(base_url)) => Ok(Portal {
+                base_url: base_url.clone(),
+                key: key.clone(),
+                table: self.mac_table,
+                infrastructure: self.infrastructure,
+            }),
+            (key, base_url) => {
+                let key = key.is_none().then(|| missing("apikey"));
+                let base_url = base_url.is_none().then(|| missing("apibaseurl"));
+                Err(ConfigError::Invalid(Faults(key.into_iter().chain(base_url).collect())))
+            }
+        }
+    }
+
+    /// Whether datagrams from this source address are read: everyone's if no prefix is set.
+    pub fn allows(&self, source: IpAddr) -> bool {
+        self.agents_allow.is_empty()
+            || self.agents_allow.iter().any(|prefix| prefix.contains(source))
+    }
+
+    /// The settings in force, for `--print-config`, as TOML. The API key, and a password in
+    /// `apibaseurl`, are masked.
+    pub fn to_toml(&self) -> String {
+        let mut table = toml::Table::new();
+        for key in KEYS {
+            if let Some(value) = (key.show)(self) {
+                table.insert(key.name.to_owned(), value);
+            }
+        }
+        let mut agents = toml::Table::new();
+        for (agent, policy) in &self.agents {
+            let mut table = toml::Table::new();
+            for key in AGENT_KEYS {
+                if let Some(value) = (key.show)(policy) {
+                    table.insert(key.name.to_owned(), value);
+                }
+            }
+            agents.insert(agent.to_string(), table.into());
+        }
+        if !agents.is_empty() {
+            table.insert(AGENT_BLOCK.to_owned(), agents.into());
+        }
+        table.to_string()
+    }
+}
+
+/// Where the file is looked for, in this order.
+fn search_path() -> Vec<PathBuf> {
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.parent()?.join("etc")));
+    let directories = ["/usr/local/etc", "/etc"].map(PathBuf::from);
+    beside.into_iter().chain(directories).map(|directory| directory.join(FILE_NAME)).collect()
+}
+
+/// Reads one byte more than the parser accepts, so that it can say so.
+fn read_limited(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let limit = general::FILE_BYTES_MAX as u64 + 1;
+    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is no file.
+    #[error("no {FILE_NAME}: looked for {}; name one with --config", Paths(.searched))]
+    NotFound {
+        /// Where it was looked for.
+        searched: Vec<PathBuf>,
+    },
+    /// The file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The file is not whole.
+    #[error(transparent)]
+    Syntax(#[from] general::SyntaxError),
+    /// The file is of another program.
+    #[error("{file}: no <ixp> block: expected the file that IXP Manager's scripts use")]
+    NoBlock {
+        /// The file.
+        file: String,
+    },
+    /// Settings are wrong or missing.
+    #[error("{0}")]
+    Invalid(Faults),
+}
+
+struct Paths<'a>(&'a [PathBuf]);
+
+impl fmt::Display for Paths<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, path) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            write!(f, "{separator}{}", path.display())?;
+        }
+        Ok(())
+    }
+}
+
+/// Faults of the settings, each on a line.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Faults(pub Vec<Fault>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            write!(f, "{}{fault}", if index == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with a setting.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    /// A value that cannot be.
+    #[error("{origin}: {key} = {value}: expected {expected}")]
+    Value {
+        /// File and line, or the option.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The value, masked if it is secret.
+        value: String,
+        /// What can be.
+        expected: &'static str,
+    },
+    /// A key that does not exist.
+    #[error("{origin}: {key} is no setting of ixflow{}", DidYouMean(*.suggestion))]
+    Unknown {
+        /// File and line, or the option.
+        origin: String,
+        /// The key.
+        key: String,
+        /// The setting that has nearly that name.
+        suggestion: Option<&'static str>,
+    },
+    /// A second value for a key that has one.
+    #[error("{origin}: {key} has a value already, at {first}: expected one")]
+    Repeated {
+        /// File and line, or the option.
+        origin: String,
+        /// The key.
+        key: String,
+        /// Where the first one is.
+        first: String,
+    },
+    /// A block where a value belongs, a value where a block belongs, or an override without `=`.
+    #[error("{origin}: {found}: expected {expected}")]
+    Form {
+        /// File and line, or the option.
+        origin: String,
+        /// What is there.
+        found: String,
+        /// What belongs there.
+        expected: String,
+    },
+    /// A setting without which it does not work.
+    #[error("{origin}: {key} is missing in <ixp>: expected {expected}")]
+    Missing {
+        /// The file.
+        origin: String,
+        /// The key.
+        key: String,
+        /// What it means.
+        expected: &'static str,
+    },
+}
+
+struct DidYouMean(Option<&'static str>);
+
+impl fmt::Display for DidYouMean {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, ": did you mean {name}?"),
+            None => f.write_str("; docs/settings.md lists all"),
+        }
+    }
+}
+
+/// The key of the API. It shows itself to nobody but the one who asks for it by name.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey(String);
+
+impl ApiKey {
+    /// From its text, if it can be sent in a header: visible ASCII.
+    pub fn new(text: &str) -> Option<ApiKey> {
+        let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| ApiKey(text.to_owned()))
+    }
+
+    /// The secret itself, for the request only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
+/// What is shown of a secret.
+const MASK: &str = "***";
+
+/// Who writes the files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RrdcachedUse {
+    /// rrdcached if its socket is there at the start, else as `Direct`.
+    Auto,
+    /// rrdcached (`sflow_rrdcached = 1`).
+    Rrdcached,
+    /// ixflow itself (`sflow_rrdcached = 0`).
+    Direct,
+}
+
+/// Where rrdcached listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RrdcachedAddress {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// `host:port`, with brackets around an IPv6 address.
+    Tcp(String),
+}
+
+impl fmt::Display for RrdcachedAddress {
+    /// As rrdtool's `--daemon` takes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RrdcachedAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+            RrdcachedAddress::Tcp(address) => f.write_str(address),
+        }
+    }
+}
+
+impl FromStr for RrdcachedAddress {
+    type Err = AddressError;
+
+    /// `unix:/path`, `/path`, `host:port`, or `host` alone.
+    fn from_str(text: &str) -> Result<RrdcachedAddress, AddressError> {
+        let path = text.strip_prefix("unix:").unwrap_or(text);
+        if path.starts_with('/') {
+            return Ok(RrdcachedAddress::Unix(path.into()));
+        }
+        if path != text || text.is_empty() || text.contains([' ', '\t', '/']) {
+            return Err(AddressError);
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            let address = SocketAddr::new(address, DEFAULT_RRDCACHED_PORT);
+            return Ok(RrdcachedAddress::Tcp(address.to_string()));
+        }
+        match text.rsplit_once(':') {
+            None => Ok(RrdcachedAddress::Tcp(format!("{text}:{DEFAULT_RRDCACHED_PORT}"))),
+            Some((host, port)) => {
+                let host_fits = !host.is_empty() && (!host.contains(':') || host.ends_with(']'));
+                match port.parse::<u16>() {
+                    Ok(1..) if host_fits => Ok(RrdcachedAddress::Tcp(text.to_owned())),
+                    _ => Err(AddressError),
+                }
+            }
+        }
+    }
+}
+
+/// The text is not the address of an rrdcached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected unix:/path, /path or host:port")]
+pub struct AddressError;
+
+/// Which files are made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CreateFiles {
+    /// A pair's files when it first speaks.
+    OnTraffic,
+    /// All pairs' files, as the incumbent.
+    All,
+}
+
+/// What is said of an agent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AgentPolicy {
+    /// `sampling_rate`: one packet in so many is sampled, whatever its samples say.
+    pub sampling_rate: Option<u32>,
+    /// `direction`: which samples count.
+    pub direction: Direction,
+}
+
+/// Which samples of an agent count, so that every packet is counted once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Direction {
+    /// Those taken where the packet came in.
+    #[default]
+    Ingress,
+    /// Those taken where it went out.
+    Egress,
+    /// All.
+    Both,
+}
+
+/// Addresses that have their first bits in common.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IpPrefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl IpPrefix {
+    /// Whether `address` is one of them. An IPv4 address that came in over an IPv6 socket
+    /// (`::ffff:192.0.2.1`) is the IPv4 address.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let length = u32::from(self.length);
+        match (self.address, address.to_canonical()) {
+            (IpAddr::V4(prefix), IpAddr::V4(address)) => {
+                let difference = prefix.to_bits() ^ address.to_bits();
+                difference.checked_shr(32 - length).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(prefix), IpAddr::V6(address)) => {
+                let difference = prefix.to_bits() ^ address.to_bits();
+                difference.checked_shr(128 - length).unwrap_or(0) == 0
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for IpPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+/// The text is not a prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected a prefix as 192.0.2.0/24 or 2001:db8::/32, without host bits, or an address")]
+pub struct IpPrefixError;
+
+impl FromStr for IpPrefix {
+    type Err = IpPrefixError;
+
+    fn from_str(text: &str) -> Result<IpPrefix, IpPrefixError> {
+        let (address, length) = match text.split_once('/') {
+            Some((address, length)) => (address, Some(length)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| IpPrefixError)?;
+        let (bits, width) = match address {
+            IpAddr::V4(address) => (u128::from(address.to_bits()), 32),
+            IpAddr::V6(address) => (address.to_bits(), 128),
+        };
+        let length = length.map_or(Ok(width), str::parse::<u8>).map_err(|_| IpPrefixError)?;
+        if length > width || bits.trailing_zeros() < u32::from(width - length) {
+            return Err(IpPrefixError);
+        }
+        Ok(IpPrefix { address, length })
+    }
+}
+
+/// A setting, of `T`: all that is said about it in one place.
+pub struct Key<T> {
+    /// The name in the file.
+    pub name: &'static str,
+    /// What its value can be.
+    pub expected: &'static str,
+    /// The value in the absence of one, as it would be in the file; empty for none.
+    pub default: &'static str,
+    /// What it is for.
+    pub meaning: &'static str,
+    /// Whether it may be given several times.
+    pub list: bool,
+    set: fn(&mut T, &str) -> bool,
+    show: fn(&T) -> Option<toml::Value>,
+}
+
+/// The name of the blocks about one agent.
+pub const AGENT_BLOCK: &str = "sflow_agent";
+
+const SECRET: &str = "apikey";
+
+/// The settings of `<ixp>` that ixflow reads, in the order of the documentation.
+pub const KEYS: &[Key<Config>] = &[
+    Key {
+        name: SECRET,
+        expected: "an API key of IXP Manager",
+        default: "",
+        meaning: "Key of IXP Manager's API (in the portal: My Account, API Keys). Required. \
+                  Never logged.",
+        list: false,
+        set: |config, text| keep(&mut config.api_key, ApiKey::new(text).map(Some)),
+        show: |config| config.api_key.as_ref().map(|_| MASK.into()),
+    },
+    Key {
+        name: "apibaseurl",
+        expected: "the http or https address of IXP Manager's API, ending in /api/v4",
+        default: "",
+        meaning: "Address of IXP Manager's API, ending in `/api/v4` or `/admin/api/v4`. Required.",
+        list: false,
+        set: |config, text| keep(&mut config.api_base_url, base_url(text).map(Some)),
+        show: |config| config.api_base_url.as_ref().map(|url| shown_url(url).into()),
+    },
+    Key {
+        name: OLD_MAC_TABLE,
+        expected: "configured or discovered",
+        default: "",
+        meaning: "Old name of `macdbtype`, which goes before it.",
+        list: false,
+        set: |config, text| keep(&mut config.mac_table, mac_table(text)),
+        // Shown under its name of today.
+        show: |_| None,
+    },
+    Key {
+        name: "macdbtype",
+        expected: "configured or discovered",
+        default: "discovered",
+        meaning: "Which MAC addresses IXP Manager answers with: those configured on VLAN \
+                  interfaces, or those that it discovered on the switches.",
+        list: false,
+        set: |config, text| keep(&mut config.mac_table, mac_table(text)),
+        show: |config| Some(shown_mac_table(config.mac_table).into()),
+    },
+    Key {
+        name: "sflow_infraid",
+        expected: "the number of an infrastructure in IXP Manager's database",
+        default: "",
+        meaning: "Count this infrastructure only (its number in IXP Manager's database); \
+                  all if absent.",
+        list: false,
+        set: |config, text| {
+            keep(&mut config.infrastructure, text.parse().ok().map(|id| Some(InfrastructureId(id))))
+        },
+        show: |config| config.infrastructure.map(|InfrastructureId(id)| i64::from(id).into()),
+    },
+    Key {
+        name: "sflow_api_interval_secs",
+        expected: "seconds, 10 to 86400",
+        default: "60",
+        meaning: "Seconds between two fetches of the MAC table.",
+        list: false,
+        set: |config, text| keep(&mut config.api_interval_secs, number(text, 10..=86_400)),
+        show: |config| Some(shown_number(config.api_interval_secs)),
+    },
+    Key {
+        name: "sflow_statedir",
+        expected: "a directory",
+        default: DEFAULT_STATE_DIR,
+        meaning: "Directory for what must survive a restart: the last good MAC table, counts \
+                  that are not written yet.",
+        list: false,
+        set: |config, text| keep(&mut config.state_dir, Some(text.into())),
+        show: |config| Some(config.state_dir.display().to_string().into()),
+    },
+    Key {
+        name: "sflow_rrddir",
+        expected: "a directory",
+        default: DEFAULT_RRD_DIR,
+        meaning: "Root of the RRD files.",
+        list: false,
+        set: |config, text| keep(&mut config.rrd_dir, Some(text.into())),
+        show: |config| Some(config.rrd_dir.display().to_string().into()),
+    },
+    Key {
+        name: "sflow_rrdcached",
+        expected: "1 (through rrdcached), 0 (directly) or auto",
+        default: "auto",
+        meaning: "Write through rrdcached (`1`) or directly to the files (`0`); `auto` is \
+                  rrdcached if its socket is there at the start.",
+        list: false,
+        set: |config, text| {
+            let value = match text {
+                "1" => Some(RrdcachedUse::Rrdcached),
+                "0" => Some(RrdcachedUse::Direct),
+                "auto" => Some(RrdcachedUse::Auto),
+                _ => None,
+            };
+            keep(&mut config.rrdcached, value)
+        },
+        show: |config| {
+            Some(match config.rrdcached {
+                RrdcachedUse::Rrdcached => 1.into(),
+                RrdcachedUse::Direct => 0.into(),
+                RrdcachedUse::Auto => "auto".into(),
+            })
+        },
+    },
+    Key {
+        name: "sflow_rrdcached_socket",
+        expected: "unix:/path, /path or host:port",
+        default: DEFAULT_RRDCACHED_SOCKET,
+        meaning: "Where rrdcached listens: a Unix socket, or a host and TCP port.",
+        list: false,
+        set: |config, text| keep(&mut config.rrdcached_socket, text.parse().ok()),
+        show: |config| Some(config.rrdcached_socket.to_string().into()),
+    },
+    Key {
+        name: "sflow_flush_secs",
+        expected: "a divisor of 300, at least 10 (seconds)",
+        default: "300",
+        meaning: "Seconds between two updates of the files: a divisor of their step, 300, and \
+                  at least 10.",
+        list: false,
+        set: |config, text| {
+            keep(&mut config.flush_secs, number(text, 10..=300).filter(|secs| 300 % secs == 0))
+        },
+        show: |config| Some(shown_number(config.flush_secs)),
+    },
+    Key {
+        name: "sflow_create",
+        expected: "on-traffic or all",
+        default: "on-traffic",
+        meaning: "Make the files of a pair when it first speaks (`on-traffic`), or those of all \
+                  pairs at once (`all`: 740 kB a pair).",
+        list: false,
+        set: |config, text| {
+            let value = match text {
+                "on-traffic" => Some(CreateFiles::OnTraffic),
+                "all" => Some(CreateFiles::All),
+                _ => None,
+            };
+            keep(&mut config.create, value)
+        },
+        show: |config| {
+            Some(match config.create {
+                CreateFiles::OnTraffic => "on-traffic".into(),
+                CreateFiles::All => "all".into(),
+            })
+        },
+    },
+    Key {
+        name: "sflow_listen",
+        expected: "addresses and ports as 192.0.2.1:6343 [::]:6343, at most 64",
+        default: "0.0.0.0:6343 [::]:6343",
+        meaning: "Where sFlow comes in: address and UDP port, or one of them alone; several with \
+                  commas or spaces, or in several lines.",
+        list: true,
+        set: |config, text| {
+            words(text).all(|word| {
+                listen(word).into_iter().flatten().fold(false, |_, address| {
+                    if !config.listen.contains(&address) {
+                        config.listen.push(address);
+                    }
+                    config.listen.len() <= LISTEN_MAX
+                })
+            })
+        },
+        show: |config| Some(shown_list(&config.listen)),
+    },
+    Key {
+        name: "sflow_workers",
+        expected: "a number, 1 to 256",
+        default: "",
+        meaning: "Threads that receive and count; one for each core if absent.",
+        list: false,
+        set: |config, text| keep(&mut config.workers, number(text, 1..=WORKERS_MAX)),
+        show: |config| Some(shown_number(config.workers)),
+    },
+    Key {
+        name: "sflow_receive_buffer_bytes",
+        expected: "bytes, 64k to 1G, perhaps with k, M or G",
+        default: "64M",
+        meaning: "Receive buffer of each socket in bytes; `k`, `M` and `G` are powers of 1024.",
+        list: false,
+        set: |config, text| keep(&mut config.receive_buffer_bytes, bytes(text, 64 << 10..=1 << 30)),
+        show: |config| Some(shown_number(config.receive_buffer_bytes)),
+    },
+    Key {
+        name: "sflow_agents_allow",
+        expected: "IP prefixes as 192.0.2.0/24 2001:db8::/32, without host bits",
+        default: "",
+        meaning: "Source addresses that may send sFlow: prefixes or addresses, several with \
+                  commas or spaces, or in several lines; everyone if absent.",
+        list: true,
+        set: |config, text| {
+            words(text).all(|word| {
+                word.parse().is_ok_and(|prefix| {
+                    config.agents_allow.push(prefix);
+                    true
+                })
+            })
+        },
+        show: |config| Some(shown_list(&config.agents_allow)),
+    },
+    Key {
+        name: "sflow_agents_max",
+        expected: "a number, 1 to 1000000",
+        default: "4096",
+        meaning: "Agents that are remembered at the most; the samples of others count, but \
+                  nothing is said about them.",
+        list: false,
+        set: |config, text| keep(&mut config.agents_max, number(text, 1..=1_000_000)),
+        show: |config| Some(shown_number(config.agents_max)),
+    },
+    Key {
+        name: "sflow_data_sources_max",
+        expected: "a number, 1 to 16000000",
+        default: "65536",
+        meaning: "Data sources, of all agents together, that are remembered at the most.",
+        list: false,
+        set: |config, text| keep(&mut config.data_sources_max, number(text, 1..=16_000_000)),
+        show: |config| Some(shown_number(config.data_sources_max)),
+    },
+    Key {
+        name: "debug",
+        expected: "0 or 1",
+        default: "0",
+        meaning: "Log more (`1`).",
+        list: false,
+        set: |config, text| keep(&mut config.debug, number::<u8>(text, 0..=1).map(|on| on == 1)),
+        show: |config| Some(i64::from(config.debug).into()),
+    },
+    Key {
+        name: "sflowtool",
+        expected: "anything",
+        default: "",
+        meaning: "Ignored: ixflow needs no sflowtool.",
+        list: false,
+        set: |_, _| true,
+        show: |_| None,
+    },
+    Key {
+        name: "sflowtool_opts",
+        expected: "options of sflowtool, with a port behind -p",
+        default: "",
+        meaning: "Ignored, but for `-p PORT`, `-4` and `-6`, which stand in for an absent \
+                  `sflow_listen`.",
+        list: false,
+        set: |_, text| sflowtool_listen(text).is_some(),
+        show: |_| None,
+    },
+];
+
+/// The settings of a block `<sflow_agent ADDRESS>`.
+pub const AGENT_KEYS: &[Key<AgentPolicy>] = &[
+    Key {
+        name: "sampling_rate",
+        expected: "a number, 1 to 4294967295",
+        default: "",
+        meaning: "One packet in so many is sampled, whatever the agent's samples say.",
+        list: false,
+        set: |policy, text| keep(&mut policy.sampling_rate, number(text, 1..=u32::MAX).map(Some)),
+        show: |policy| policy.sampling_rate.map(|rate| i64::from(rate).into()),
+    },
+    Key {
+        name: "direction",
+        expected: "ingress, egress or both",
+        default: "ingress",
+        meaning: "Which samples count: those taken where packets come in, those where they go \
+                  out, or `both` for an agent whose samples do not say.",
+        list: false,
+        set: |policy, text| {
+            let value = match text {
+                "ingress" => Some(Direction::Ingress),
+                "egress" => Some(Direction::Egress),
+                "both" => Some(Direction::Both),
+                _ => None,
+            };
+            keep(&mut policy.direction, value)
+        },
+        show: |policy| {
+            Some(match policy.direction {
+                Direction::Ingress => "ingress".into(),
+                Direction::Egress => "egress".into(),
+                Direction::Both => "both".into(),
+            })
+        },
+    },
+];
+
+const OLD_MAC_TABLE: &str = "sflow_macdbtype";
+
+fn key_named(name: &str) -> Option<&'static Key<Config>> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The name that `name` was probably meant to be.
+fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    let similarity = |candidate: &str| strsim::normalized_damerau_levenshtein(name, candidate);
+    names
+        .map(|candidate| (similarity(candidate), candidate))
+        .filter(|&(similarity, _)| similarity >= 0.6)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, candidate)| candidate)
+}
+
+fn keep<V>(place: &mut V, value: Option<V>) -> bool {
+    value.map(|value| *place = value).is_some()
+}
+
+fn number<N: FromStr + PartialOrd>(text: &str, range: RangeInclusive<N>) -> Option<N> {
+    text.parse().ok().filter(|number| range.contains(number))
+}
+
+fn bytes(text: &str, range: RangeInclusive<usize>) -> Option<usize> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'k' | b'K' => (&text[..text.len() - 1], 10),
+        b'm' | b'M' => (&text[..text.len() - 1], 20),
+        b'g' | b'G' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number = digits.parse::<usize>().ok()?.checked_mul(1 << shift)?;
+    range.contains(&number).then_some(number)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty())
+}
+
+fn mac_table(text: &str) -> Option<MacTableKind> {
+    match text {
+        "configured" => Some(MacTableKind::Configured),
+        "discovered" => Some(MacTableKind::Learned),
+        _ => None,
+    }
+}
+
+fn shown_mac_table(table: MacTableKind) -> &'static str {
+    match table {
+        MacTableKind::Configured => "configured",
+        MacTableKind::Learned => "discovered",
+    }
+}
+
+/// The two sockets that hear everything.
+fn every_address(port: u16) -> [SocketAddr; 2] {
+    [
+        SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port),
+        SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port),
+    ]
+}
+
+fn listen(word: &str) -> Option<Vec<SocketAddr>> {
+    if let Ok(address) = word.parse() {
+        return Some(vec![address]);
+    }
+    if let Ok(port) = word.strip_prefix("*:").unwrap_or(word).parse() {
+        return Some(every_address(port).into());
+    }
+    let address = word.strip_prefix('[').and_then(|word| word.strip_suffix(']')).unwrap_or(word);
+    match address.parse() {
+        Ok(address) => Some(vec![SocketAddr::new(address, DEFAULT_PORT)]),
+        Err(_) => (word == "*").then(|| every_address(DEFAULT_PORT).into()),
+    }
+}
+
+/// Where sflowtool would listen with these options: -p, and one of -4 and -6 for one family.
+fn sflowtool_listen(options: &str) -> Option<Vec<SocketAddr>> {
+    let (mut port, mut v4, mut v6) = (DEFAULT_PORT, false, false);
+    let mut words = options.split_ascii_whitespace();
+    while let Some(word) = words.next() {
+        match word {
+            "-4" => v4 = true,
+            "-6" => v6 = true,
+            "-p" => port = number(words.next()?, 1..=u16::MAX)?,
+            _ => {
+                if let Some(digits) = word.strip_prefix("-p") {
+                    port = number(digits, 1..=u16::MAX)?;
+                }
+            }
+        }
+    }
+    let [any_v4, any_v6] = every_address(port);
+    Some(match (v4, v6) {
+        (true, false) => vec![any_v4],
+        (false, true) => vec![any_v6],
+        _ => vec![any_v4, any_v6],
+    })
+}
+
+fn base_url(text: &str) -> Option<Url> {
+    let mut url = Url::parse(text).ok()?;
+    let fits = matches!(url.scheme(), "http" | "https") && url.has_host();
+    let plain = url.query().is_none() && url.fragment().is_none();
+    let path = url.path().trim_end_matches('/').to_owned();
+    url.set_path(&path);
+    (fits && plain).then_some(url)
+}
+
+fn shown_url(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
+        // Only an address without a host refuses a password, and it cannot have one.
+        return MASK.to_owned();
+    }
+    url.to_string()
+}
+
+fn shown_number<N: TryInto<i64>>(number: N) -> toml::Value {
+    // Every number of the settings has a limit far below 2^63.
+    toml::Value::Integer(number.try_into().unwrap_or(i64::MAX))
+}
+
+fn shown_list<T: fmt::Display>(list: &[T]) -> toml::Value {
+    toml::Value::Array(list.iter().map(|item| item.to_string().into()).collect())
+}
+
+/// One value as it was given.
+struct GivenValue {
+    origin: String,
+    text: String,
+}
+
+/// Everything that was given, before it is a [`Config`], and what is wrong with it.
+#[derive(Default)]
+struct Given {
+    values: BTreeMap<&'static str, Vec<GivenValue>>,
+    agents: BTreeMap<IpAddr, BTreeMap<&'static str, Vec<GivenValue>>>,
+    /// Keys of others that look like ours.
+    strangers: Vec<(String, String)>,
+    notices: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+impl Given {
+    fn take_block(&mut self, entries: &[Entry]) {
+        for Entry { name, place, body } in entries {
+            match (key_named(name), body) {
+                (Some(key), Body::Value { text, cut }) => {
+                    self.notice_cut(place, key.name, *cut);
+                    let value = GivenValue { origin: place.to_string(), text: text.clone() };
+                    self.values.entry(key.name).or_default().push(value);
+                }
+                (Some(key), Body::Block { .. }) => self.faults.push(Fault::Form {
+                    origin: place.to_string(),
+                    found: format!("<{name}>"),
+                    expected: format!("{name} = {}", key.expected),
+                }),
+                (None, Body::Block { label, entries }) if name == AGENT_BLOCK => {
+                    self.take_agent(place, label.as_deref(), entries);
+                }
+                (None, Body::Value { .. }) if name == AGENT_BLOCK => {
+                    self.faults.push(Fault::Form {
+                        origin: place.to_string(),
+                        found: format!("{name} without a block"),
+                        expected: format!("<{AGENT_BLOCK} ADDRESS> ... </{AGENT_BLOCK}>"),
+                    });
+                }
+                (None, _) if name.starts_with("sflow_") => {
+                    self.faults.push(unknown(&place.to_string(), name));
+                }
+                (None, _) => self.strangers.push((name.clone(), place.to_string())),
+            }
+        }
+    }
+
+    fn take_agent(&mut self, place: &Place, label: Option<&str>, entries: &[Entry]) {
+        let Some(agent) = label.and_then(|label| label.parse::<IpAddr>().ok()) else {
+            self.faults.push(Fault::Form {
+                origin: place.to_string(),
+                found: format!("<{AGENT_BLOCK} {}>", excerpt(label.unwrap_or_default())),
+                expected: format!("<{AGENT_BLOCK} ADDRESS>, an IPv4 or IPv6 agent address"),
+            });
+            return;
+        };
+        self.agents.entry(agent).or_default();
+        for Entry { name, place, body } in entries {
+            match body {
+                Body::Value { text, cut } => {
+                    let value = GivenValue { origin: place.to_string(), text: text.clone() };
+                    if let Some(key) = self.agent_value(agent, name, value, false) {
+                        self.notice_cut(place, key, *cut);
+                    }
+                }
+                Body::Block { .. } => self.faults.push(Fault::Form {
+                    origin: place.to_string(),
+                    found: format!("<{name}>"),
+                    expected: "no block here".to_owned(),
+                }),
+            }
+        }
+    }
+
+    fn agent_value(
+        &mut self,
+        agent: IpAddr,
+        name: &str,
+        value: GivenValue,
+        replace: bool,
+    ) -> Option<&'static str> {
+        let Some(key) = AGENT_KEYS.iter().find(|key| key.name == name) else {
+            self.faults.push(Fault::Unknown {
+                origin: value.origin,
+                key: name.to_owned(),
+                suggestion: nearest(name, AGENT_KEYS.iter().map(|key| key.name)),
+            });
+            return None;
+        };
+        let values = self.agents.entry(agent).or_default().entry(key.name).or_default();
+        if replace {
+            values.clear();
+        }
+        values.push(value);
+        Some(key.name)
+    }
+
+    fn take_overrides(&mut self, overrides: &[String]) {
+        let mut replaced = Vec::new();
+        for text in overrides {
+            let Some((name, text)) = text.split_once('=') else {
+                self.faults.push(Fault::Form {
+                    origin: "--set".to_owned(),
+                    found: excerpt(text),
+                    expected: "key=value".to_owned(),
+                });
+                continue;
+            };
+            let name = name.trim().to_lowercase();
+            let value = GivenValue { origin: "--set".to_owned(), text: text.trim().to_owned() };
+            if let Some(key) = key_named(&name) {
+                let values = self.values.entry(key.name).or_default();
+                // The first takes the place of the file's; a list may go on.
+                if !replaced.contains(&key.name) {
+                    replaced.push(key.name);
+                    values.clear();
+                }
+                values.push(value);
+                continue;
+            }
+            let agent = name.strip_prefix(AGENT_BLOCK).and_then(|rest| {
+                let (agent, key) = rest.strip_prefix('.')?.rsplit_once('.')?;
+                Some((agent.parse::<IpAddr>().ok()?, key))
+            });
+            match agent {
+                Some((agent, key)) => {
+                    self.agent_value(agent, key, value, true);
+                }
+                None if name.starts_with(AGENT_BLOCK) => self.faults.push(Fault::Form {
+                    origin: "--set".to_owned(),
+                    found: excerpt(&name),
+                    expected: format!("{AGENT_BLOCK}.ADDRESS.KEY=VALUE"),
+                }),
+                None => self.faults.push(unknown("--set", &name)),
+            }
+        }
+    }
+
+    /// What was behind the `#` may have been meant as part of the value; it is not shown, for it
+    /// may be half a password.
+    fn notice_cut(&mut self, place: &Place, key: &str, cut: bool) {
+        if cut {
+            self.notices.push(format!(
+                "{place}: the value of {key} ends at the #, as IXP Manager's scripts read it: \
+                 write \\# if it belongs to the value"
+            ));
+        }
+    }
+
+    fn apply(&mut self, config: &mut Config) {
+        for values in self
+            .values
+            .values_mut()
+            .chain(self.agents.values_mut().flat_map(|agent| agent.values_mut()))
+        {
+            values.retain(|value| !value.text.is_empty());
+        }
+        self.values.retain(|_, values| !values.is_empty());
+        self.apply_notices(config);
+
+        if self.values.contains_key("sflow_listen") {
+            config.listen.clear();
+        } else if let Some(listen) =
+            self.values.get("sflowtool_opts").and_then(|given| sflowtool_listen(&given[0].text))
+        {
+            config.listen = listen;
+        }
+        // In the order of KEYS, where the old name of a key is before the new one, which so has the
+        // last word.
+        for key in KEYS {
+            if let Some(values) = self.values.get(key.name) {
+                set(key, values, config, &mut self.faults);
+            }
+        }
+        for (agent, values) in &self.agents {
+            let mut policy = AgentPolicy::default();
+            for key in AGENT_KEYS {
+                if let Some(values) = values.get(key.name) {
+                    set(key, values, &mut policy, &mut self.faults);
+                }
+            }
+            config.agents.insert(*agent, policy);
+        }
+    }
+
+    fn apply_notices(&mut self, config: &mut Config) {
+        config.notices.append(&mut self.notices);
+        if let Some(given) = self.values.get(OLD_MAC_TABLE) {
+            let origin = &given[0].origin;
+            let goes = match self.values.get("macdbtype") {
+                Some(new) => format!("macdbtype at {} goes before it", new[0].origin),
+                None => "it is read, but rename it".to_owned(),
+            };
+            let notice = format!("{origin}: {OLD_MAC_TABLE} is the old name of macdbtype: {goes}");
+            config.notices.push(notice);
+        }
+        let sflowtool = self.values.get("sflowtool").or(self.values.get("sflowtool_opts"));
+        if let Some(given) = sflowtool {
+            config.notices.push(format!(
+                "{}: sflowtool and sflowtool_opts are ignored, for ixflow receives sFlow itself; \
+                 only -p, -4 and -6 are honoured, where sflow_listen is absent",
+                given[0].origin
+            ));
+        }
+        for (name, origin) in &self.strangers {
+            // Keys of ours without our prefix: a misspelling is nobody's error, but worth a word.
+            let ours = KEYS.iter().map(|key| key.name).filter(|name| !name.starts_with("sflow_"));
+            let ours = ours.filter(|name| !self.values.contains_key(name));
+            if let Some(meant) = nearest(name, ours)
+                && strsim::damerau_levenshtein(name, meant) <= 2
+            {
+                config.notices.push(format!("{origin}: did you mean {meant} by {name}?"));
+            }
+        }
+    }
+}
+
+fn set<T>(key: &Key<T>, values: &[GivenValue], target: &mut T, faults: &mut Vec<Fault>) {
+    for (index, GivenValue { origin, text }) in values.iter().enumerate() {
+        if index > 0 && !key.list {
+            faults.push(Fault::Repeated {
+                origin: origin.clone(),
+                key: key.name.to_owned(),
+                first: values[0].origin.clone(),
+            });
+        } else if !(key.set)(target, text) {
+            faults.push(Fault::Value {
+                origin: origin.clone(),
+                key: key.name.to_owned(),
+                value: if key.name == SECRET { MASK.to_owned() } else { excerpt(text) },
+                expected: key.expected,
+            });
+        }
+    }
+}
+
+fn unknown(origin: &str, name: &str) -> Fault {
+    let names = KEYS.iter().map(|key| key.name).chain([AGENT_BLOCK]);
+    Fault::Unknown {
+        origin: origin.to_owned(),
+        key: excerpt(name),
+        suggestion: nearest(name, names),
+    }
+}
+
+/// The start of a text, on one line, without the user and password of an address.
+fn excerpt(text: &str) -> String {
+    let secret = match (text.find("//"), text.rfind('@')) {
+        (Some(start), Some(end)) if start < end => Some((start + 2, end)),
+        _ => None,
+    };
+    let text = match secret {
+        Some((start, end)) => [&text[..start], MASK, &text[end..]].concat(),
+        None => text.to_owned(),
+    };
+    let mut start: String = text.chars().take(80).collect();
+    if start.len() < text.len() {
+        start.push_str("...");
+    }
+    start.replace(|character: char| character.is_control(), " ")
+}
