@@ -54,7 +54,7 @@ mod record_format {
     pub(super) const EXTENDED_SWITCH: u32 = 1001;
 }
 
-/// The header of a datagram (sFlow v5, section 5, struct sample_datagram_type and struct
+/// The header of a datagram (sFlow v5, section 5, union sample_datagram_type and struct
 /// sample_datagram_v5), without its samples.
 ///
 /// ```text

@@ -1,0 +1,22 @@
+//! A sampled header, cut off anywhere: what is read of the beginning is what is read of the whole.
+
+#![no_main]
+
+use ixflow::decode::ethernet::{Frame, TAGS_MAX};
+use ixflow::ixp::VlanTag;
+use ixflow::loss::Loss;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|header: &[u8]| {
+    let frame = Frame::parse(header);
+    if let Ok(frame) = &frame {
+        assert!(frame.tags().len() <= TAGS_MAX);
+        assert!(frame.tags().iter().all(|tag| VlanTag::is_some(*tag)));
+    }
+    for end in 0..header.len() {
+        match Frame::parse(&header[..end]) {
+            Ok(cut) => assert_eq!(Ok(cut), frame),
+            Err(loss) => assert_eq!(loss, Loss::HeaderTruncated),
+        }
+    }
+});
