@@ -1,1 +1,222 @@
-fn main() {}
+//! What a sample costs on one core, stage by stage, from a real socket on the loopback.
+//!
+//! A round fills the socket's buffer, and then times how long it takes to empty it: receive and
+//! throw away, receive and decode, and the whole worker (receive, decode, resolve, count, the
+//! agents' books). The stages take turns within a run, because machines are shared: ratios hold
+//! where absolutes move. A second table feeds workers from memory, one and two of them.
+//!
+//! usage: cargo bench --bench path [-- --rounds N]
+
+use std::cell::Cell;
+use std::hint::black_box;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use ixflow::agent::Agents;
+use ixflow::clock::Clock;
+use ixflow::decode::ethernet::Frame;
+use ixflow::decode::{CountersSample, Datagram, FlowSample, Visitor};
+use ixflow::loss::Loss;
+use ixflow::receive::{Batch, Received, Source, UdpSource};
+use ixflow::resolve::{MacTable, Plan, Policy};
+use ixflow::simulate::{Fabric, RingSource};
+use ixflow::state::State;
+use ixflow::worker::{Epoch, Worker};
+
+const MEMBERS: [u32; 3] = [100, 1_000, 2_500];
+
+/// Datagrams in a round: what a buffer of 64 MiB holds, with room to spare.
+const ROUND_DATAGRAMS: usize = 16_000;
+
+/// Datagrams that are rendered for a fabric.
+const RENDERED_DATAGRAMS: usize = 64_000;
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let mut rounds = 9;
+    while let Some(argument) = arguments.next() {
+        if argument == "--rounds" {
+            rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(rounds);
+        }
+    }
+    println!("ns per sample, medians of {rounds} rounds of {ROUND_DATAGRAMS} datagrams each\n");
+    println!(
+        "{:>8} {:>13} {:>9} {:>17} {:>12} {:>11} {:>13}",
+        "members", "receive only", "+ decode", "+ resolve, count", "whole/bare", "from memory", "two workers"
+    );
+    for members in MEMBERS {
+        measure(members, rounds);
+    }
+    println!(
+        "\nwhole/bare: all stages over receive only. from memory: the worker without a socket.\n\
+         two workers: samples a second of two workers over one, both fed from memory."
+    );
+}
+
+struct Fed {
+    plan: Plan,
+    datagrams: Arc<Vec<(SocketAddr, Vec<u8>)>>,
+    samples_per_datagram: f64,
+}
+
+fn fabric(members: u32, samples_per_datagram: u32) -> Fed {
+    let toml =
+        format!("members = {members}\nagents = 16\nsamples_per_datagram = {samples_per_datagram}");
+    let fabric = Fabric::from_toml(&toml).expect("a valid fabric");
+    let (table, _) = MacTable::build(&fabric.mac_table()).expect("a table of bounded size");
+    let mut generator = fabric.generator(1_700_000_000_000, 1_000_000);
+    let datagrams = generator.render(RENDERED_DATAGRAMS);
+    let truth = generator.finish();
+    Fed {
+        plan: Plan { table, policy: Policy::default() },
+        samples_per_datagram: truth.flow_samples as f64 / truth.datagrams as f64,
+        datagrams: Arc::new(datagrams),
+    }
+}
+
+fn measure(members: u32, rounds: usize) {
+    let fed = fabric(members, 6);
+    let mut results = [const { Vec::new() }; 5];
+    for round in 0..rounds + 1 {
+        let bare = socket_round(&fed, round, |source| drain(source, |_| {}));
+        let decoded = socket_round(&fed, round, |source| {
+            let mut sum = Sum(0);
+            drain(source, |payload| {
+                if let Ok(datagram) = Datagram::parse(payload) {
+                    datagram.visit(&mut sum);
+                }
+            });
+            black_box(sum.0);
+        });
+        let whole = socket_round(&fed, round, |source| work(&fed.plan, source));
+        let one = memory_round(&fed, 1);
+        let two = memory_round(&fed, 2);
+        // The first round warms caches and the allocator.
+        if round > 0 {
+            for (result, value) in results.iter_mut().zip([bare, decoded, whole, one, one / two]) {
+                result.push(value);
+            }
+        }
+    }
+    let [bare, decoded, whole, memory, two] = results.map(median);
+    println!(
+        "{members:>8} {bare:>13.1} {decoded:>9.1} {whole:>17.1} {:>12.2} {memory:>11.1} {two:>12.2}x",
+        whole / bare
+    );
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// What a visitor does that must not be optimised away.
+struct Sum(u64);
+
+impl Visitor for Sum {
+    #[inline]
+    fn flow_sample(&mut self, sample: &FlowSample<'_>) {
+        if let Some(raw) = sample.raw_packet_header
+            && let Ok(frame) = Frame::parse(raw.header)
+        {
+            self.0 ^= frame.source.as_u64() ^ frame.destination.as_u64();
+            self.0 += u64::from(raw.frame_length_bytes) * u64::from(sample.sampling_rate);
+        }
+    }
+
+    fn counters_sample(&mut self, _: &CountersSample) {}
+
+    fn refused(&mut self, loss: Loss, _: u64) {
+        panic!("{}", loss.name());
+    }
+}
+
+fn drain<S: Source>(mut source: S, mut each: impl FnMut(&[u8])) {
+    while let Ok(Batch::Datagrams { count, .. }) = source.receive() {
+        for index in 0..count {
+            each(source.datagram(index).payload);
+        }
+    }
+}
+
+fn work<S: Source>(plan: &Plan, source: S) {
+    let state = Arc::new(State::new(Agents::new(4_096, 65_536), 1));
+    let (out, handovers) = bounded(8);
+    let (_, spares) = bounded(1);
+    let epoch = Arc::new(Epoch::new(plan.clone()));
+    let worker = Worker::new(0, source, None, 300, epoch, out, spares, state.clone());
+    worker.run().expect("the loopback works");
+    black_box(handovers.try_iter().count());
+    let totals = state.agents.totals();
+    assert_eq!(totals.counted, totals.flow_samples, "{:?}", totals.losses);
+}
+
+/// Fills a socket, and gives the time until it is empty.
+struct Metered {
+    source: UdpSource,
+    left: usize,
+    started: Option<Instant>,
+    elapsed: Rc<Cell<Duration>>,
+}
+
+impl Source for Metered {
+    fn receive(&mut self) -> io::Result<Batch> {
+        if self.left == 0 {
+            if let Some(started) = self.started.take() {
+                self.elapsed.set(started.elapsed());
+            }
+            return Ok(Batch::End);
+        }
+        self.started.get_or_insert_with(Instant::now);
+        let batch = self.source.receive()?;
+        if let Batch::Datagrams { count, .. } = batch {
+            assert!(count > 0, "the kernel dropped {} of a round", self.left);
+            self.left -= count;
+        }
+        Ok(batch)
+    }
+
+    #[inline]
+    fn datagram(&self, index: usize) -> Received<'_> {
+        self.source.datagram(index)
+    }
+}
+
+/// Nanoseconds a sample of one round from a socket.
+fn socket_round(fed: &Fed, round: usize, stage: impl FnOnce(Metered)) -> f64 {
+    let listen: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+    let source =
+        UdpSource::bind(&[listen], 256 << 20, Clock::driven(1_700_000_000_000)).expect("a socket");
+    let fits = source.receive_buffer_bytes() / 1_200;
+    let count = ROUND_DATAGRAMS.min(fits);
+    let target = source.local_addresses()[0];
+    let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let start = round * count;
+    for n in 0..count {
+        let (_, payload) = &fed.datagrams[(start + n) % fed.datagrams.len()];
+        sender.send_to(payload, target).expect("the loopback works");
+    }
+    let elapsed = Rc::new(Cell::new(Duration::ZERO));
+    stage(Metered { source, left: count, started: None, elapsed: elapsed.clone() });
+    elapsed.get().as_nanos() as f64 / (count as f64 * fed.samples_per_datagram)
+}
+
+/// Nanoseconds a sample of workers that are fed from memory, all together.
+fn memory_round(fed: &Fed, workers: usize) -> f64 {
+    let laps = 2;
+    let sources: Vec<_> = (0..workers)
+        .map(|_| RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000))
+        .collect();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for source in sources {
+            scope.spawn(|| work(&fed.plan, source));
+        }
+    });
+    let datagrams = fed.datagrams.len() as f64 * laps as f64 * workers as f64;
+    started.elapsed().as_nanos() as f64 / (datagrams * fed.samples_per_datagram)
+}

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod flush;
 pub mod ixp;
 pub mod loss;
+pub mod pipeline;
 pub mod receive;
 pub mod resolve;
 pub mod simulate;
