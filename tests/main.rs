@@ -1,1 +1,6 @@
 //! Integration tests, one binary with a module per theme.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod config;
