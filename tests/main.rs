@@ -2,3 +2,7 @@
 
 mod decode;
 mod simulate;
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod config;

@@ -26,7 +26,7 @@ use serde::de::{
     Visitor,
 };
 
-use super::config::ApiKey;
+use super::config::{ApiKey, BaseUrl};
 use crate::ixp::{InfrastructureId, Mac, MacRecord, VlanTag, VliId};
 
 /// Bytes of an answer, decompressed, at the most.
@@ -73,7 +73,7 @@ impl MacTableKind {
 #[derive(Clone, PartialEq, Debug)]
 pub struct Portal {
     /// The address of the API.
-    pub base_url: Url,
+    pub base_url: BaseUrl,
     /// Its key.
     pub key: ApiKey,
     /// Which table.
@@ -167,10 +167,7 @@ pub enum ApiFault {
     #[error("the API key is refused: check apikey, and that its owner may use the API")]
     KeyRefused,
     /// 404.
-    #[error(
-        "the API is not there: apibaseurl must end in /api/v4 or /admin/api/v4, and IXP Manager \
-         must be at least version 5"
-    )]
+    #[error("the API is not there: apibaseurl must end in /api/v4 or /admin/api/v4")]
     NotFound,
     /// A redirection, which is not followed, for the key would go along.
     #[error(
@@ -486,7 +483,6 @@ impl Default for Limits {
 }
 
 /// Asks one portal for its table.
-#[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
     url: Url,
@@ -497,6 +493,13 @@ pub struct Client {
     etag: Option<HeaderValue>,
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nothing of the rest is fit to be seen: it has the key, and perhaps a password.
+        f.debug_tuple("Client").field(&self.shown_url).finish()
+    }
+}
+
 impl Client {
     /// A client for `portal`. Nothing is sent yet.
     ///
@@ -504,7 +507,7 @@ impl Client {
     ///
     /// The address is https, and the system has no certificates of authorities.
     pub fn new(portal: &Portal, limits: Limits) -> Result<Client, ApiError> {
-        let base = portal.base_url.as_str().trim_end_matches('/');
+        let base = portal.base_url.expose().as_str().trim_end_matches('/');
         let address = format!("{base}/sflow-db-mapper/{}", portal.table.endpoint());
         let shown_url = without_userinfo(&address);
         let client_error = |reason: String| ApiError {
@@ -866,5 +869,256 @@ impl<'de> Visitor<'de> for StateReader<'_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn record(infrastructure: u32, vlan: u32, mac: &str, vli: u32) -> MacRecord {
+        MacRecord {
+            infrastructure: InfrastructureId(infrastructure),
+            vlan: VlanTag::new(vlan),
+            mac: mac.parse().unwrap(),
+            vli: VliId(vli),
+        }
+    }
+
+    fn parse(json: &str) -> MacTableRecords {
+        parse_mac_table(json.as_bytes(), None).unwrap()
+    }
+
+    fn fault(json: &str) -> String {
+        parse_mac_table(json.as_bytes(), None).unwrap_err().to_string()
+    }
+
+    const TWO: &str = r#"{"2":{"10":{"0004ed123456":7}},"1":{"10":{"001122334455":3,
+        "00:11:22:33:44:66":"3","0011.2233.44AA":4},"":{"02005E000001":5}}}"#;
+
+    #[test]
+    fn every_form_of_a_table_is_read() {
+        let table = parse(TWO);
+        assert_eq!(
+            table.records,
+            [
+                record(1, 0, "02005e000001", 5),
+                record(1, 10, "001122334455", 3),
+                record(1, 10, "001122334466", 3),
+                record(1, 10, "0011223344aa", 4),
+                record(2, 10, "0004ed123456", 7),
+            ]
+        );
+        assert_eq!(table.infrastructures, [InfrastructureId(1), InfrastructureId(2)]);
+        assert_eq!(table.refused_count, 0);
+    }
+
+    #[test]
+    fn the_filter_keeps_one_infrastructure() {
+        let table = parse_mac_table(TWO.as_bytes(), Some(InfrastructureId(2))).unwrap();
+        assert_eq!(table.records, [record(2, 10, "0004ed123456", 7)]);
+        assert_eq!(table.infrastructures, [InfrastructureId(1), InfrastructureId(2)]);
+        let table = parse_mac_table(TWO.as_bytes(), Some(InfrastructureId(3))).unwrap();
+        assert_eq!((table.records.len(), table.infrastructures.len()), (0, 2));
+    }
+
+    #[test]
+    fn empty_objects_are_arrays() {
+        for json in ["[]", "{}", " [ ] ", r#"{"1":[]}"#, r#"{"1":{"10":[]}}"#, "\u{feff}[]"] {
+            assert_eq!(parse(json).records, [], "{json}");
+            assert_eq!(parse(json).refused, [], "{json}");
+        }
+    }
+
+    #[test]
+    fn keys_that_count_from_0_are_arrays() {
+        let table = parse(r#"[{"5":{"001122334455":1}},[[],{"001122334466":2}]]"#);
+        assert_eq!(
+            table.records,
+            [record(0, 5, "001122334455", 1), record(1, 1, "001122334466", 2)]
+        );
+        // VLAN 0 is none that a switch could name.
+        assert_eq!(table.refused_count, 1);
+        assert_eq!(
+            table.refused[0].to_string(),
+            "infrastructure 1, \"0\": expected a VLAN tag, 1 to 4094"
+        );
+    }
+
+    #[test]
+    fn repeated_keys_are_all_returned() {
+        let table = parse(
+            r#"{"1":{"10":{"001122334455":1,"001122334455":2,"00-11-22-33-44-55":1}},
+                "1":{"10":{"001122334466":3}}}"#,
+        );
+        let expected = [
+            record(1, 10, "001122334455", 1),
+            record(1, 10, "001122334455", 2),
+            record(1, 10, "001122334466", 3),
+        ];
+        assert_eq!(table.records, expected);
+    }
+
+    #[test]
+    fn a_bad_entry_costs_itself_alone() {
+        for (bad, expected) in [
+            (r#""x":{"10":{"001122334466":1}}"#, "the table, \"x\": expected the number of an inf"),
+            (r#""-1":[]"#, "the table, \"-1\": expected the number of an infrastructure"),
+            (r#""2":7"#, "infrastructure 2: expected an object"),
+            (r#""2":null"#, "infrastructure 2: expected an object"),
+            (r#""2":"x""#, "infrastructure 2: expected an object"),
+            (r#""2":{"4095":{"001122334466":1}}"#, "infrastructure 2, \"4095\": expected a VLAN"),
+            (r#""2":{"65546":{"001122334466":1}}"#, "infrastructure 2, \"65546\": expected a VL"),
+            (r#""2":{"9":true}"#, "infrastructure 2, VLAN 9: expected an object"),
+            (r#""2":{"9":[1]}"#, "infrastructure 2, VLAN 9, \"0\": expected a MAC address"),
+            (r#""2":{"9":{"00112233445":1}}"#, "infrastructure 2, VLAN 9, \"00112233445\": ex"),
+            (r#""2":{"9":{"01005e000001":1}}"#, "infrastructure 2, VLAN 9, \"01005e000001\": e"),
+            (r#""2":{"9":{"001122334466":0}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44:66: e"),
+            (r#""2":{"9":{"001122334466":-1}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44:66"),
+            (r#""2":{"9":{"001122334466":1.5}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44:66"),
+            (r#""2":{"9":{"001122334466":4294967296}}"#, "infrastructure 2, VLAN 9, 00:11:22:33"),
+            (r#""2":{"9":{"001122334466":"1x"}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44:66"),
+            (r#""2":{"9":{"001122334466":null}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44:66"),
+            (r#""2":{"9":{"001122334466":[1]}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44:66"),
+            (r#""2":{"9":{"001122334466":{"a":1}}}"#, "infrastructure 2, VLAN 9, 00:11:22:33:44"),
+        ] {
+            let table = parse(&format!(r#"{{{bad},"1":{{"10":{{"001122334455":3}}}}}}"#));
+            assert_eq!(table.records, [record(1, 10, "001122334455", 3)], "{bad}");
+            assert_eq!(table.refused_count, 1, "{bad}");
+            let refused = table.refused[0].to_string();
+            assert!(refused.starts_with(expected), "{bad}: {refused}");
+        }
+    }
+
+    #[test]
+    fn refusals_are_described_up_to_a_limit() {
+        let bad: Vec<_> = (0..100).map(|n| format!(r#""x{n}":1"#)).collect();
+        let json = format!(r#"{{"1":{{"10":{{"001122334455":3,{}}}}}}}"#, bad.join(","));
+        let table = parse(&json);
+        assert_eq!((table.refused.len(), table.refused_count), (REFUSED_MAX, 100));
+    }
+
+    #[test]
+    fn what_is_no_table_is_an_error() {
+        assert!(fault("").starts_with("expected JSON: EOF"));
+        assert!(fault(r#"{"1":{"10":{"001122334455":3}"#).starts_with("expected JSON: EOF"));
+        assert!(fault("[] []").starts_with("expected JSON: trailing"));
+        assert!(fault(" <!DOCTYPE html>").starts_with("expected JSON, but this is HTML"));
+        assert_eq!(
+            fault(r#"{"message":"Unauthenticated."}"#),
+            "expected a MAC table, but no entry is good; the first is the table, \"message\": \
+             expected the number of an infrastructure"
+        );
+        for json in ["null", "7", "\"x\"", "true"] {
+            assert!(fault(json).ends_with("the first is the table: expected an object"), "{json}");
+        }
+        assert!(fault(&"[".repeat(100_000)).starts_with("expected JSON: EOF"));
+    }
+
+    #[test]
+    fn tables_have_a_limit() {
+        let macs = |count| {
+            let macs: Vec<_> = (0..count).map(|n| format!("\"{n:012x}\":1")).collect();
+            format!(r#"{{"1":{{"10":{{{}}}}}}}"#, macs.join(","))
+        };
+        // Two keys lead to the innermost object.
+        assert_eq!(parse(&macs(ENTRIES_MAX - 2)).records.len(), ENTRIES_MAX - 2);
+        assert!(fault(&macs(ENTRIES_MAX - 1)).contains("more than 1000000 keys"));
+    }
+
+    #[test]
+    fn the_last_good_table_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("made/by/it");
+        assert_eq!(load_table(&state, None).unwrap(), None);
+        for (body, vli) in [(TWO.to_owned(), 7), (TWO.replace(":7", ":8"), 8)] {
+            let url = "http://\"portal\"/x";
+            save_table(&state, body.as_bytes(), url, 1_800_000_000).unwrap();
+            let last = load_table(&state, Some(InfrastructureId(2))).unwrap().unwrap();
+            assert_eq!(last.table.records, [record(2, 10, "0004ed123456", vli)]);
+            assert_eq!((last.url.as_str(), last.fetched_at_secs), (url, 1_800_000_000));
+        }
+        let files: Vec<_> = fs::read_dir(&state).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert_eq!(files, [STATE_FILE]);
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_are_set_aside() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(STATE_FILE);
+        save_table(directory.path(), TWO.as_bytes(), "u", 1).unwrap();
+        let whole = fs::read(&path).unwrap();
+        let later = String::from_utf8(whole.clone()).unwrap().replace("table 1", "table 2");
+        for (bytes, expected) in [
+            (&whole[..whole.len() - 3], "expected JSON: EOF"),
+            (&whole[..10], "not a file of ixflow"),
+            (b"", "not a file of ixflow"),
+            (TWO.as_bytes(), "not a file of ixflow"),
+            (later.as_bytes(), "not a file of ixflow"),
+            (br#"{"format":"ixflow MAC table 1","table":[]}"#, "not whole"),
+            (br#"{"format":"ixflow MAC table 1","url":"","fetched_at_secs":1}"#, "not whole"),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let error = load_table(directory.path(), None).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert!(error.ends_with("mac-table.json.bad"), "{error}");
+            assert_eq!(fs::read(path.with_extension("json.bad")).unwrap(), bytes);
+            assert_eq!(load_table(directory.path(), None).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_state_directory_that_is_none_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        fs::write(&file, "").unwrap();
+        let error = save_table(&file, b"[]", "u", 1).unwrap_err().to_string();
+        assert!(error.contains("file/mac-table.json: cannot make its directory: "), "{error}");
+        let error = load_table(&file, None).unwrap_err().to_string();
+        assert!(error.contains("mac-table.json: cannot be read: "), "{error}");
+    }
+
+    #[test]
+    fn excerpts_fit_into_a_line() {
+        assert_eq!(excerpt(b"<html>\r\n\t<p>\x1b[31m"), "<html> <p> [31m");
+        assert_eq!(excerpt(&[b'a'; 201]), "a".repeat(200) + "...");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse_mac_table(&bytes, None);
+        }
+
+        #[test]
+        fn arbitrary_json_never_panics(
+            parts in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "{", "}", "[", "]", ",", ":", "\"1\"", "\"\"", "\"10\"", "1", "null", "-1",
+                    "\"001122334455\"", "1e99", "true", "\"\\ud800\"", "\"\\u00e9\"",
+                ]),
+                0..40,
+            ),
+        ) {
+            let _ = parse_mac_table(parts.concat().as_bytes(), None);
+        }
+
+        #[test]
+        fn what_is_printed_parses_back(
+            lines in proptest::collection::vec((0u32..4, 0u32..4095, 0u64..1 << 40, 1u32..), 0..40),
+        ) {
+            let mut expected = Vec::new();
+            let mut text = Vec::new();
+            for (infrastructure, vlan, mac, vli) in lines {
+                let mac = format!("{mac:012x}");
+                let tag = if vlan == 0 { String::new() } else { vlan.to_string() };
+                text.push(format!(r#""{infrastructure}":{{"{tag}":{{"{mac}":{vli}}}}}"#));
+                expected.push(record(infrastructure, vlan, &mac, vli));
+            }
+            expected.sort_unstable();
+            expected.dedup();
+            prop_assert_eq!(parse(&format!("{{{}}}", text.join(","))).records, expected);
+        }
     }
 }

@@ -58,7 +58,7 @@ pub struct Config {
     /// `apikey`: the key of IXP Manager's API. [`Config::portal`] demands it.
     pub api_key: Option<ApiKey>,
     /// `apibaseurl`: the address of the API. [`Config::portal`] demands it.
-    pub api_base_url: Option<Url>,
+    pub api_base_url: Option<BaseUrl>,
     /// `macdbtype`: which MAC table.
     pub mac_table: MacTableKind,
     /// `sflow_infraid`: the only infrastructure to count; none for all.
@@ -426,6 +426,53 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// The address of the API. A user and password in it are sent, but shown to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl(Url);
+
+impl BaseUrl {
+    /// The address with what is secret in it, for the request only.
+    pub fn expose(&self) -> &Url {
+        &self.0
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = BaseUrlError;
+
+    /// A slash at the end makes no difference.
+    fn from_str(text: &str) -> Result<BaseUrl, BaseUrlError> {
+        let mut url = Url::parse(text).map_err(|_| BaseUrlError)?;
+        let fits = matches!(url.scheme(), "http" | "https") && url.has_host();
+        if !fits || url.query().is_some() || url.fragment().is_some() {
+            return Err(BaseUrlError);
+        }
+        let path = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&path);
+        Ok(BaseUrl(url))
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut url = self.0.clone();
+        // Only an address without a host refuses, and there is none here.
+        let masked = url.password().is_none() || url.set_password(Some(MASK)).is_ok();
+        f.write_str(if masked { url.as_str() } else { MASK })
+    }
+}
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not the address of an API.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected an http or https address without ? and #")]
+pub struct BaseUrlError;
+
 /// What is shown of a secret.
 const MASK: &str = "***";
 
@@ -620,14 +667,14 @@ pub const KEYS: &[Key<Config>] = &[
         default: "",
         meaning: "Address of IXP Manager's API, ending in `/api/v4` or `/admin/api/v4`. Required.",
         list: false,
-        set: |config, text| keep(&mut config.api_base_url, base_url(text).map(Some)),
-        show: |config| config.api_base_url.as_ref().map(|url| shown_url(url).into()),
+        set: |config, text| keep(&mut config.api_base_url, text.parse().ok().map(Some)),
+        show: |config| config.api_base_url.as_ref().map(|url| url.to_string().into()),
     },
     Key {
         name: OLD_MAC_TABLE,
         expected: "configured or discovered",
         default: "",
-        meaning: "Old name of `macdbtype`, which goes before it.",
+        meaning: "Old name of `macdbtype`, which has the last word if both are there.",
         list: false,
         set: |config, text| keep(&mut config.mac_table, mac_table(text)),
         // Shown under its name of today.
@@ -990,24 +1037,6 @@ fn sflowtool_listen(options: &str) -> Option<Vec<SocketAddr>> {
     })
 }
 
-fn base_url(text: &str) -> Option<Url> {
-    let mut url = Url::parse(text).ok()?;
-    let fits = matches!(url.scheme(), "http" | "https") && url.has_host();
-    let plain = url.query().is_none() && url.fragment().is_none();
-    let path = url.path().trim_end_matches('/').to_owned();
-    url.set_path(&path);
-    (fits && plain).then_some(url)
-}
-
-fn shown_url(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.password().is_some() && url.set_password(Some(MASK)).is_err() {
-        // Only an address without a host refuses a password, and it cannot have one.
-        return MASK.to_owned();
-    }
-    url.to_string()
-}
-
 fn shown_number<N: TryInto<i64>>(number: N) -> toml::Value {
     // Every number of the settings has a limit far below 2^63.
     toml::Value::Integer(number.try_into().unwrap_or(i64::MAX))
@@ -1209,7 +1238,7 @@ impl Given {
         if let Some(given) = self.values.get(OLD_MAC_TABLE) {
             let origin = &given[0].origin;
             let goes = match self.values.get("macdbtype") {
-                Some(new) => format!("macdbtype at {} goes before it", new[0].origin),
+                Some(new) => format!("macdbtype at {} has the last word", new[0].origin),
                 None => "it is read, but rename it".to_owned(),
             };
             let notice = format!("{origin}: {OLD_MAC_TABLE} is the old name of macdbtype: {goes}");
@@ -1279,4 +1308,178 @@ fn excerpt(text: &str) -> String {
         start.push_str("...");
     }
     start.replace(|character: char| character.is_control(), " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn documented_defaults_are_the_defaults() {
+        let empty = Config::from_text("t.conf", "<ixp>\n</ixp>", &[]).unwrap();
+        assert_eq!(empty, Config::default());
+        for key in KEYS.iter().filter(|key| !key.default.is_empty()) {
+            let text = format!("<ixp>\n{} = {}\n</ixp>", key.name, key.default);
+            let config = Config::from_text("t.conf", &text, &[]).unwrap();
+            assert_eq!(config, Config::default(), "{}", key.name);
+        }
+        for key in AGENT_KEYS {
+            let text = format!("<ixp>\n<sflow_agent ::1>\n{} {}", key.name, key.default);
+            let text = text + "\n</sflow_agent>\n</ixp>";
+            let config = Config::from_text("t.conf", &text, &[]).unwrap();
+            assert_eq!(config.agents[&Ipv6Addr::LOCALHOST.into()], AgentPolicy::default());
+        }
+    }
+
+    #[test]
+    fn the_file_is_looked_for_where_the_incumbent_looks() {
+        let etc = std::env::current_exe().unwrap().parent().unwrap().with_file_name("etc");
+        let searched = search_path();
+        assert_eq!(searched[0], etc.join("ixpmanager.conf"));
+        let fixed = ["/usr/local/etc/ixpmanager.conf", "/etc/ixpmanager.conf"];
+        assert_eq!(searched[1..], fixed.map(PathBuf::from));
+        let error = ConfigError::NotFound { searched: fixed.map(PathBuf::from).into() };
+        assert_eq!(
+            error.to_string(),
+            "no ixpmanager.conf: looked for /usr/local/etc/ixpmanager.conf, \
+             /etc/ixpmanager.conf; name one with --config"
+        );
+    }
+
+    #[test]
+    fn listen_words() {
+        let one = |text: &str| vec![text.parse().unwrap()];
+        for (word, expected) in [
+            ("192.0.2.1:7000", one("192.0.2.1:7000")),
+            ("[::]:6343", one("[::]:6343")),
+            ("[2001:db8::1]", one("[2001:db8::1]:6343")),
+            ("2001:db8::1", one("[2001:db8::1]:6343")),
+            ("192.0.2.1", one("192.0.2.1:6343")),
+            ("7000", every_address(7000).into()),
+            ("*:7000", every_address(7000).into()),
+            ("*", every_address(6343).into()),
+        ] {
+            assert_eq!(listen(word), Some(expected), "{word}");
+        }
+        for word in ["", "localhost", "65536", "192.0.2.1:", "192.0.2", ":6343", "[::]6343"] {
+            assert_eq!(listen(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn rrdcached_addresses() {
+        for (text, expected) in [
+            ("unix:/run/x.sock", "unix:/run/x.sock"),
+            ("/run/x.sock", "unix:/run/x.sock"),
+            ("cache.example:42000", "cache.example:42000"),
+            ("cache.example", "cache.example:42217"),
+            ("192.0.2.1", "192.0.2.1:42217"),
+            ("[2001:db8::1]", "[2001:db8::1]:42217"),
+            ("2001:db8::1", "[2001:db8::1]:42217"),
+            ("[2001:db8::1]:1", "[2001:db8::1]:1"),
+        ] {
+            let address: RrdcachedAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), expected);
+            assert_eq!(address.to_string().parse(), Ok(address));
+        }
+        for text in ["", "unix:", "unix:x", "run/x", "host:", "host:0", "host:70000", ":1"] {
+            assert_eq!(text.parse::<RrdcachedAddress>(), Err(AddressError), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("65536", Some(65_536)),
+            ("64k", Some(65_536)),
+            ("8M", Some(8 << 20)),
+            ("1G", Some(1 << 30)),
+            ("65535", None),
+            ("2G", None),
+            ("M", None),
+            ("", None),
+            ("-1", None),
+            ("99999999999999999999G", None),
+            ("18446744073709551615G", None),
+            ("\u{e9}", None),
+        ] {
+            assert_eq!(bytes(text, 64 << 10..=1 << 30), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn prefixes_contain_what_they_cover() {
+        let contains = |prefix: &str, address: &str| {
+            prefix.parse::<IpPrefix>().unwrap().contains(address.parse().unwrap())
+        };
+        assert!(contains("192.0.2.0/24", "192.0.2.255"));
+        assert!(!contains("192.0.2.0/24", "192.0.3.0"));
+        assert!(contains("192.0.2.0/24", "::ffff:192.0.2.1"));
+        assert!(contains("0.0.0.0/0", "255.255.255.255"));
+        assert!(!contains("0.0.0.0/0", "::1"));
+        assert!(contains("::/0", "2001:db8::1"));
+        assert!(!contains("::/0", "192.0.2.1"));
+        assert!(contains("192.0.2.1", "192.0.2.1"));
+        assert!(!contains("192.0.2.1", "192.0.2.0"));
+        assert!(contains("2001:db8::/33", "2001:db8:7fff::"));
+        assert!(!contains("2001:db8::/33", "2001:db8:8000::"));
+        for text in ["", "/", "192.0.2.1/24", "192.0.2.0/33", "::/129", "1/8", "::/x", "::/-1"] {
+            assert_eq!(text.parse::<IpPrefix>(), Err(IpPrefixError), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_of_sflowtool() {
+        let [v4, v6] = every_address(7000);
+        let every = every_address(6343).to_vec();
+        for (options, expected) in [
+            ("-l", Some(every.clone())),
+            ("-4 -p 7000 -l", Some(vec![v4])),
+            ("-6 -p7000", Some(vec![v6])),
+            ("-4 -6", Some(every)),
+            ("-p", None),
+            ("-p x", None),
+            ("-p 0", None),
+            ("-p 65536", None),
+        ] {
+            assert_eq!(sflowtool_listen(options), expected, "{options}");
+        }
+    }
+
+    #[test]
+    fn excerpts_hide_users_and_passwords() {
+        assert_eq!(excerpt("htp://u:p@h/x"), "htp://***@h/x");
+        assert_eq!(excerpt(&"\u{e9}".repeat(81)), "\u{e9}".repeat(80) + "...");
+        assert_eq!(excerpt("a\nb"), "a b");
+        assert_eq!(excerpt("a@b//c"), "a@b//c");
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_values_never_panic(
+            key in 0..KEYS.len(),
+            value in "[ -~]{0,20}|[0-9a-f:./ ,kMG\\[\\]]{0,20}",
+        ) {
+            let key = KEYS[key].name;
+            let text = format!("<ixp>\n{key} = {value}\n</ixp>");
+            match Config::from_text("t.conf", &text, &[]) {
+                Ok(config) => drop(config.to_toml().parse::<toml::Table>().unwrap()),
+                Err(error) => prop_assert!(error.to_string().starts_with("t.conf:"), "{error}"),
+            }
+            let set = format!("{key}={value}");
+            if let Err(error) = Config::from_text("t.conf", "<ixp>\n</ixp>", &[set]) {
+                prop_assert!(error.to_string().starts_with("--set: "), "{error}");
+            }
+        }
+
+        #[test]
+        fn prefixes_print_as_they_parse(address: u32, v6: u128, length in 0u8..=128) {
+            let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+            let prefix = IpPrefix { address: Ipv6Addr::from_bits(v6 & mask).into(), length };
+            prop_assert_eq!(prefix.to_string().parse(), Ok(prefix));
+            let v4 = IpPrefix { address: Ipv4Addr::from_bits(address).into(), length: 32 };
+            prop_assert_eq!(v4.to_string().parse(), Ok(v4));
+        }
+    }
 }
