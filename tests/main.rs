@@ -6,3 +6,5 @@ mod simulate;
 
 mod api;
 mod config;
+mod sink;
+mod support;

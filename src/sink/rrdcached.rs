@@ -1,1 +1,887 @@
-//! TODO
+//! rrdcached: updates over its socket.
+//!
+//! **Speaking.** What the daemon allows is learned on every connection: the `-P FLUSH,UPDATE` of
+//! IXP Manager's documentation refuses `BATCH` and `CREATE`. With `BATCH` a chunk of updates is one
+//! exchange; without it the same lines are pipelined while a second thread reads nothing but
+//! answers: rrdcached writes every answer before it reads on, so that whoever only writes ends in
+//! a deadlock. A chunk is at most [`CHUNK_LINES`] updates.
+//!
+//! **Waiting.** After its start the daemon accepts connections at once, but answers only when its
+//! journal is replayed, which can take minutes: an answer is waited for up to
+//! [`Settings::timeout`], looking at the stop flag twice a second.
+//!
+//! **Again.** After an error the whole interval is given again. That does no harm: the daemon
+//! answers "illegal attempt to update" with the file's last update, and one that is not before
+//! ours means that ours is there.
+//!
+//! **Making files.** The history of a new file must be zeros. Files made here ([`file::create`])
+//! have that and are quick (tens of thousands a second), but the daemon must be able to write
+//! them. That is tried out on every connection with a file at the root of the tree and an update
+//! that is always too old: if the answer is "illegal attempt", the daemon has opened it for
+//! writing. (The credentials of the socket don't tell: they are those of the moment of listen(2),
+//! before rrdcached changes to the user of its option -U.)
+//!
+//! Else, where `CREATE` is allowed, the daemon makes the files, with `-b START -r ZERO`; ZERO is
+//! the same file at the root, its last update being START, a multiple of the step. rrdcached 1.7.2
+//! then shows zeros in all rows of all archives, no unknown steps, and START as last update. (With
+//! a ZERO that ends earlier, the time between is unknown; with a START inside a step, the seconds
+//! since the step's begin.) It makes some 700 files a second so, and their directories only with
+//! its option -R. `-O` is always given: without it an existing file would be overwritten.
+//!
+//! Where neither holds, files are made here all the same, and refused by the daemon by name. Of a
+//! tree that is only on the daemon's host, ZERO cannot be written: there the history of a new file
+//! is unknown, not zero, and the files of idle pairs are fed from their first traffic after our
+//! start.
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream, ToSocketAddrs};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::flush::Interval;
+use crate::sink::librrd::is_locked;
+use crate::sink::{
+    ARCHIVES, Create, DATA_SOURCES, Feed, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS, Sink,
+    SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
+};
+
+/// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
+pub const CHUNK_LINES: usize = 1000;
+
+/// How long an answer is waited for: a journal of millions of files on cold disks takes minutes.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The port of rrdcached on TCP (rrdcached(1), option -l).
+pub const DEFAULT_PORT: u16 = 42217;
+
+/// Bytes of a command's arguments, at the most: the journal of rrdcached cuts a line at 4,096.
+const ARGUMENTS_MAX: usize = 4000;
+
+/// Bytes of an update's arguments behind the root, at the most: the path (under 100 with ids of
+/// ten digits), two stamps, and four values of twenty digits and a point.
+const ARGUMENTS_BEHIND_ROOT_MAX: usize = 100 + 2 * 22 + 4 * 23;
+
+/// How often the stop flag is looked at while waiting.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Updates of an interval that get a second try because the file was locked, at the most.
+const AGAIN_MAX: usize = 100_000;
+
+/// The file with a history of zeros that the daemon copies.
+const ZERO_NAME: &str = ".ixflow-zero.rrd";
+
+/// Where rrdcached listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// Host and port.
+    Tcp(String, u16),
+}
+
+/// The text is not an address.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected unix:/path, /path, host or host:port")]
+pub struct AddressError;
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    /// As rrdcached(1), option -l: `unix:/path`, `/path`, `host`, `host:port`, `[IPv6]:port`.
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:").or(text.starts_with('/').then_some(text)) {
+            return if path.is_empty() {
+                Err(AddressError)
+            } else {
+                Ok(Address::Unix(path.into()))
+            };
+        }
+        // What is behind the host: nothing, or a colon and the port.
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once(']').ok_or(AddressError)?,
+            None if text.matches(':').count() == 1 => text.split_at(text.find(':').unwrap_or(0)),
+            None => (text, ""),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().map_err(|_| AddressError)?,
+            None if port.is_empty() => DEFAULT_PORT,
+            None => return Err(AddressError),
+        };
+        if host.is_empty() { Err(AddressError) } else { Ok(Address::Tcp(host.into(), port)) }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// What the sink needs to know.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where rrdcached listens.
+    pub address: Address,
+    /// The root of the tree, as the daemon sees it.
+    pub root: PathBuf,
+    /// When files are made.
+    pub create: Create,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+/// What a daemon allows on a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Abilities {
+    /// Many commands in one exchange.
+    pub batch: bool,
+    /// Making files.
+    pub create: bool,
+}
+
+/// Writes through an rrdcached.
+#[derive(Debug)]
+pub struct Rrdcached {
+    address: Address,
+    timeout: Duration,
+    stop: Arc<AtomicBool>,
+    feed: Feed,
+    /// The root, escaped, with a slash behind.
+    prefix: Vec<u8>,
+    connection: Option<Connection>,
+    /// What was logged of the daemon last.
+    announced: Option<(Abilities, Maker)>,
+    /// The step that the source of zeros ends with, once it was written.
+    zero_secs: Option<u64>,
+}
+
+/// Who makes files.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Maker {
+    Ourselves,
+    Daemon,
+}
+
+impl Rrdcached {
+    /// Writes as `settings` say, until `stop` is raised. Connects at the first interval.
+    ///
+    /// The root must exist, unless the daemon is on TCP: then it may be on another host. An error
+    /// too if the root's path is too long for rrdcached's journal.
+    pub fn new(settings: Settings, stop: Arc<AtomicBool>) -> io::Result<Rrdcached> {
+        let tree = match (Tree::open(&settings.root), &settings.address) {
+            (Err(error), Address::Tcp(..)) if error.kind() == io::ErrorKind::NotFound => {
+                Tree::remote(&settings.root)
+            }
+            (tree, _) => tree?,
+        };
+        let mut prefix = Vec::new();
+        push_escaped(&mut prefix, tree.root());
+        if !prefix.ends_with(b"/") {
+            prefix.push(b'/');
+        }
+        if prefix.len() + ARGUMENTS_BEHIND_ROOT_MAX > ARGUMENTS_MAX || prefix.contains(&b'\n') {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidFilename,
+                "rrdcached cannot take the path of the RRD tree",
+            ));
+        }
+        Ok(Rrdcached {
+            address: settings.address,
+            timeout: settings.timeout,
+            stop,
+            feed: Feed::new(tree, settings.create),
+            prefix,
+            connection: None,
+            announced: None,
+            zero_secs: None,
+        })
+    }
+}
+
+impl Sink for Rrdcached {
+    fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
+        self.feed.prepare().map_err(|error| SinkError::Unreachable {
+            target: self.feed.tree().root().display().to_string(),
+            error,
+        })?;
+        let span = self.feed.span(interval);
+        // Taken out, so that an error leaves no connection behind with answers unread.
+        let connection = self.connect(&span)?;
+        let zero = match connection.maker {
+            Maker::Ourselves => None,
+            Maker::Daemon => self.write_zero(&span),
+        };
+        let mut writer = Writer {
+            connection,
+            prefix: &self.prefix,
+            tree: self.feed.tree(),
+            zero,
+            span,
+            outcome: Outcome::default(),
+            again: Vec::new(),
+            lines: Vec::with_capacity(CHUNK_LINES * 256),
+        };
+        let mut chunk = Vec::with_capacity(CHUNK_LINES);
+        self.feed.try_each(interval, |update| {
+            chunk.push(Attempt::new(update));
+            if chunk.len() == CHUNK_LINES { writer.write(&mut chunk) } else { Ok(()) }
+        })?;
+        writer.write(&mut chunk)?;
+        let mut again = std::mem::take(&mut writer.again).into_iter().peekable();
+        while again.peek().is_some() {
+            let second = |update| Attempt { second: true, ..Attempt::new(update) };
+            chunk.extend(again.by_ref().take(CHUNK_LINES).map(second));
+            writer.write(&mut chunk)?;
+        }
+        let Writer { connection, outcome, .. } = writer;
+        self.connection = Some(connection);
+        Ok(self.feed.commit(interval, outcome))
+    }
+
+    fn describe(&self) -> String {
+        let how = match self.announced {
+            None => "not yet connected",
+            Some((Abilities { batch: true, .. }, _)) => "in batches",
+            Some((Abilities { batch: false, .. }, _)) => "pipelined",
+        };
+        format!(
+            "RRD files below {}, through rrdcached at {}, {how}",
+            self.feed.tree().root().display(),
+            self.address
+        )
+    }
+}
+
+impl Rrdcached {
+    /// The connection, a new one if need be.
+    fn connect(&mut self, span: &Span) -> Result<Connection, SinkError> {
+        if let Some(connection) = self.connection.take() {
+            return Ok(connection);
+        }
+        let open = || Connection::open(&self.address, self.timeout, &self.stop);
+        let abilities = open()?.probe()?;
+        let mut connection = Connection { abilities, ..open()? };
+        let (maker, answer) = match self.write_zero(span) {
+            None => (Maker::Daemon, "the tree cannot be written from here".to_owned()),
+            Some(path) => {
+                let mut line = b"UPDATE ".to_vec();
+                push_escaped(&mut line, &path);
+                line.extend_from_slice(b" 1:0:0\n");
+                let mut answer = String::new();
+                connection.exchange(&line, 1, |_, error| answer = error.unwrap_or_default())?;
+                if last_update_secs(&answer).is_some() {
+                    // It was for the trial only.
+                    self.zero_secs = None;
+                    let _ = std::fs::remove_file(path);
+                    (Maker::Ourselves, answer)
+                } else {
+                    (Maker::Daemon, answer)
+                }
+            }
+        };
+        // Without CREATE it is us in any case.
+        connection.maker = if abilities.create { maker } else { Maker::Ourselves };
+        let announcement = (abilities, connection.maker);
+        if self.announced != Some(announcement) {
+            self.announced = Some(announcement);
+            info!(
+                address = %self.address,
+                batch = abilities.batch,
+                create = abilities.create,
+                files_made_by = match connection.maker {
+                    Maker::Ourselves => "ixflow",
+                    Maker::Daemon => "rrdcached",
+                },
+                "connected to rrdcached"
+            );
+            if maker != connection.maker {
+                warn!(%answer, "rrdcached cannot write files that ixflow makes, and may not CREATE");
+            }
+        }
+        Ok(connection)
+    }
+
+    /// Makes the source of zeros that new files of this interval are filled from; none if the tree
+    /// cannot be written.
+    fn write_zero(&mut self, span: &Span) -> Option<PathBuf> {
+        let tree = self.feed.tree();
+        let path = tree.root().join(ZERO_NAME);
+        let start_secs = span.creation_secs();
+        if !tree.is_local() {
+            return None;
+        }
+        if self.zero_secs != Some(start_secs) {
+            if let Err(error) = file::replace(&path, start_secs) {
+                if self.zero_secs.is_none() {
+                    let path = path.display();
+                    warn!(%path, %error, "new files start with an unknown history, not zero");
+                }
+                return None;
+            }
+            self.zero_secs = Some(start_secs);
+        }
+        Some(path)
+    }
+}
+
+/// One update on its way.
+struct Attempt {
+    update: Update,
+    /// Whether the file is there, as far as we know.
+    exists: bool,
+    /// Whether it was tried to make it.
+    made: bool,
+    /// The value in front of the rate is there already.
+    without_lead: bool,
+    /// It has been put off before.
+    second: bool,
+    /// Why the file could not be made.
+    reason: Option<String>,
+}
+
+impl Attempt {
+    fn new(update: Update) -> Attempt {
+        let exists = update.known;
+        Attempt { update, exists, made: false, without_lead: false, second: false, reason: None }
+    }
+
+    fn lead(&self, span: &Span) -> Lead {
+        if self.without_lead { Lead::None } else { self.update.lead(span, self.exists) }
+    }
+}
+
+/// Writes one interval.
+struct Writer<'a> {
+    connection: Connection,
+    prefix: &'a [u8],
+    tree: &'a Tree,
+    zero: Option<PathBuf>,
+    span: Span,
+    outcome: Outcome,
+    again: Vec<Update>,
+    lines: Vec<u8>,
+}
+
+/// What the command of a line is for: the index of its attempt.
+#[derive(Clone, Copy)]
+enum Command {
+    Create(usize),
+    Update(usize),
+}
+
+impl Writer<'_> {
+    /// Sends a chunk until every update of it is accounted for; leaves it empty.
+    fn write(&mut self, chunk: &mut Vec<Attempt>) -> Result<(), SinkError> {
+        // Missing, made, its lead there already: three rounds, and one to spare.
+        const ROUNDS_MAX: usize = 4;
+        for _ in 0..ROUNDS_MAX {
+            if !chunk.is_empty() {
+                *chunk = self.round(std::mem::take(chunk))?;
+            }
+        }
+        for attempt in chunk.drain(..) {
+            self.outcome.refused(&attempt.update, "rrdcached's answers contradict each other");
+        }
+        Ok(())
+    }
+
+    /// Sends every update once; returns those that have to be sent again.
+    fn round(&mut self, mut chunk: Vec<Attempt>) -> Result<Vec<Attempt>, SinkError> {
+        let mut commands = Vec::with_capacity(chunk.len());
+        self.lines.clear();
+        for (index, attempt) in chunk.iter_mut().enumerate() {
+            if !attempt.exists && !attempt.made {
+                attempt.made = true;
+                match self.connection.maker {
+                    Maker::Ourselves => self.make(attempt),
+                    Maker::Daemon => {
+                        self.push_create(attempt);
+                        commands.push(Command::Create(index));
+                    }
+                }
+            }
+            let lead = attempt.lead(&self.span);
+            self.lines.extend_from_slice(b"UPDATE ");
+            self.lines.extend_from_slice(self.prefix);
+            attempt.update.file.write_path(&mut self.lines);
+            self.lines.push(b' ');
+            attempt.update.write_values(&self.span, lead, &mut self.lines);
+            self.lines.push(b'\n');
+            commands.push(Command::Update(index));
+        }
+        let mut errors: Vec<Option<String>> = vec![None; chunk.len()];
+        let mut made = 0;
+        self.connection.exchange(&self.lines, commands.len(), |line, error| {
+            match (commands[line], error) {
+                (Command::Update(index), error) => errors[index] = error,
+                (Command::Create(_), None) => made += 1,
+                (Command::Create(index), Some(error)) => chunk[index].reason = Some(error),
+            }
+        })?;
+        self.outcome.receipt.created += made;
+
+        let mut next = Vec::new();
+        for (attempt, error) in chunk.into_iter().zip(errors) {
+            match error {
+                None => self.outcome.accepted(&attempt.update),
+                Some(error) => next.extend(self.resolve(attempt, error)?),
+            }
+        }
+        Ok(next)
+    }
+
+    /// What to do about an update that was not accepted: it is returned if it has to be sent
+    /// again, else accounted for.
+    fn resolve(
+        &mut self,
+        mut attempt: Attempt,
+        error: String,
+    ) -> Result<Option<Attempt>, SinkError> {
+        if error == "Permission denied." {
+            // Not of this file: of the command (option -P).
+            let answer = "UPDATE is not allowed on this socket".to_owned();
+            return Err(self.connection.unusable(answer));
+        }
+        if let Some(last) = last_update_secs(&error) {
+            if last >= self.span.to_secs {
+                self.outcome.already_there(&attempt.update);
+                return Ok(None);
+            }
+            if attempt.lead(&self.span) != Lead::None {
+                attempt.without_lead = true;
+                return Ok(Some(attempt));
+            }
+        } else if error.starts_with("No such file") {
+            if !attempt.update.is_wanted() {
+                self.outcome.gone(&attempt.update);
+                return Ok(None);
+            }
+            if !attempt.made {
+                attempt.exists = false;
+                return Ok(Some(attempt));
+            }
+        } else if is_locked(&error) && !attempt.second && self.again.len() < AGAIN_MAX {
+            self.again.push(attempt.update);
+            return Ok(None);
+        }
+        let reason = attempt.reason.map_or(error, |reason| format!("cannot be made: {reason}"));
+        self.outcome.refused(&attempt.update, reason);
+        Ok(None)
+    }
+
+    /// Makes a file, or notes why not: then the update is sent all the same, because somebody else
+    /// may have made it.
+    fn make(&mut self, attempt: &mut Attempt) {
+        let path = attempt.update.file.path(self.tree.root());
+        match file::create(&path, self.span.creation_secs()) {
+            Ok(true) => self.outcome.receipt.created += 1,
+            Ok(false) => attempt.exists = true,
+            Err(error) => attempt.reason = Some(error.to_string()),
+        }
+    }
+
+    fn push_create(&mut self, attempt: &Attempt) {
+        let lines = &mut self.lines;
+        lines.extend_from_slice(b"CREATE ");
+        lines.extend_from_slice(self.prefix);
+        attempt.update.file.write_path(lines);
+        let start_secs = self.span.creation_secs();
+        lines.extend_from_slice(format!(" -s {STEP_SECS} -b {start_secs} -O").as_bytes());
+        if let Some(zero) = &self.zero {
+            lines.extend_from_slice(b" -r ");
+            push_escaped(lines, zero);
+        }
+        for name in DATA_SOURCES {
+            lines.extend_from_slice(format!(" DS:{name}:GAUGE:{HEARTBEAT_SECS}:U:U").as_bytes());
+        }
+        for archive in ARCHIVES {
+            let (name, steps, rows) = (archive.consolidation.name(), archive.steps, archive.rows);
+            lines.extend_from_slice(
+                format!(" RRA:{name}:{XFILES_FACTOR}:{steps}:{rows}").as_bytes(),
+            );
+        }
+        lines.push(b'\n');
+    }
+}
+
+/// How rrdcached without -R refuses to make a directory, in two lines:
+/// "-1 No permission to recursively create: DIR", "Did you pass -R to the daemon?".
+const NO_DIRECTORY: &str = "No permission to recursively create";
+
+/// Appends a path as rrdcached reads it: a backslash before spaces and backslashes.
+fn push_escaped(out: &mut Vec<u8>, path: &Path) {
+    for &byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b' ' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+}
+
+/// A stream of either kind.
+#[derive(Debug)]
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+macro_rules! each {
+    ($stream:expr, $inner:ident => $body:expr) => {
+        match $stream {
+            Stream::Unix($inner) => $body,
+            Stream::Tcp($inner) => $body,
+        }
+    };
+}
+
+impl Stream {
+    fn connect(address: &Address, timeout: Duration) -> io::Result<Stream> {
+        let stream = match address {
+            Address::Unix(path) => Stream::Unix(UnixStream::connect(path)?),
+            Address::Tcp(host, port) => {
+                let mut result = Err(io::Error::from(io::ErrorKind::NotFound));
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    result = TcpStream::connect_timeout(&address, timeout.min(CONNECT_TIMEOUT));
+                    if result.is_ok() {
+                        break;
+                    }
+                }
+                let stream = result?;
+                stream.set_nodelay(true)?;
+                Stream::Tcp(stream)
+            }
+        };
+        each!(&stream, inner => {
+            inner.set_read_timeout(Some(TICK))?;
+            inner.set_write_timeout(Some(TICK))?;
+        });
+        Ok(stream)
+    }
+
+    fn try_clone(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone()?),
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone()?),
+        })
+    }
+
+    fn shutdown(&self) {
+        // It fails if the peer was quicker.
+        let _ = each!(self, stream => stream.shutdown(Shutdown::Both));
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        each!(self, stream => stream.read(buffer))
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        each!(self, stream => stream.write(buffer))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// How long a connection over TCP may take; a unix socket connects at once or not at all.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to a daemon.
+#[derive(Debug)]
+struct Connection {
+    reader: BufReader<Stream>,
+    writer: Stream,
+    wait: Wait,
+    abilities: Abilities,
+    maker: Maker,
+}
+
+/// How long to wait, and for whom.
+#[derive(Clone, Debug)]
+struct Wait {
+    address: Address,
+    timeout: Duration,
+    stop: Arc<AtomicBool>,
+}
+
+impl Wait {
+    /// After a tick without progress: whether to give up.
+    fn check(&self, since: Instant) -> Result<(), SinkError> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(SinkError::Stopped);
+        }
+        if since.elapsed() > self.timeout {
+            return Err(self.lost(io::Error::from(io::ErrorKind::TimedOut)));
+        }
+        Ok(())
+    }
+
+    fn lost(&self, error: io::Error) -> SinkError {
+        SinkError::Unreachable { target: format!("rrdcached at {}", self.address), error }
+    }
+
+    fn write_all(&self, stream: &mut Stream, mut bytes: &[u8]) -> Result<(), SinkError> {
+        let mut since = Instant::now();
+        while !bytes.is_empty() {
+            match stream.write(bytes) {
+                Ok(0) => return Err(self.lost(io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    bytes = &bytes[written..];
+                    since = Instant::now();
+                }
+                Err(error) => self.on_error(error, since)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_error(&self, error: io::Error, since: Instant) -> Result<(), SinkError> {
+        match error.kind() {
+            // A socket's timeout is EAGAIN (socket(7), SO_RCVTIMEO).
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => self.check(since),
+            io::ErrorKind::Interrupted => Ok(()),
+            _ => Err(self.lost(error)),
+        }
+    }
+
+    /// Reads a line, without its end.
+    fn read_line(&self, reader: &mut BufReader<Stream>) -> Result<String, SinkError> {
+        let since = Instant::now();
+        let mut line = Vec::new();
+        loop {
+            // What was read before a timeout stays in the line.
+            match reader.read_until(b'\n', &mut line) {
+                Ok(_) if line.ends_with(b"\n") => {
+                    line.pop();
+                    return Ok(String::from_utf8_lossy(&line).into_owned());
+                }
+                Ok(_) => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) => self.on_error(error, since)?,
+            }
+        }
+    }
+}
+
+impl Connection {
+    fn open(
+        address: &Address,
+        timeout: Duration,
+        stop: &Arc<AtomicBool>,
+    ) -> Result<Connection, SinkError> {
+        let wait = Wait { address: address.clone(), timeout, stop: Arc::clone(stop) };
+        if stop.load(Ordering::Relaxed) {
+            return Err(SinkError::Stopped);
+        }
+        let open = || {
+            let writer = Stream::connect(address, timeout)?;
+            Ok((BufReader::with_capacity(1 << 16, writer.try_clone()?), writer))
+        };
+        let (reader, writer) = open().map_err(|error| wait.lost(error))?;
+        let abilities = Abilities { batch: false, create: false };
+        Ok(Connection { reader, writer, wait, abilities, maker: Maker::Ourselves })
+    }
+
+    /// Learns what the daemon allows, and spends the connection: the answer to an incomplete
+    /// CREATE may have a second line, by version.
+    fn probe(mut self) -> Result<Abilities, SinkError> {
+        self.wait.write_all(&mut self.writer, b"BATCH\n.\nCREATE\n")?;
+        let batch = self.read_line()?.starts_with('0');
+        // The end of an empty batch, or an unknown command.
+        self.read_line()?;
+        let create = self.read_line()?.starts_with("-1 Usage");
+        Ok(Abilities { batch, create })
+    }
+
+    fn unusable(&self, answer: String) -> SinkError {
+        SinkError::Unusable { target: format!("rrdcached at {}", self.wait.address), answer }
+    }
+
+    fn read_line(&mut self) -> Result<String, SinkError> {
+        self.wait.read_line(&mut self.reader)
+    }
+
+    /// Sends so many commands, and calls `answer` with the index of each (in order, but for
+    /// batches: then only of those that failed, and of the others afterwards) and its error.
+    fn exchange(
+        &mut self,
+        lines: &[u8],
+        count: usize,
+        answer: impl FnMut(usize, Option<String>),
+    ) -> Result<(), SinkError> {
+        if self.wait.stop.load(Ordering::Relaxed) {
+            return Err(SinkError::Stopped);
+        }
+        if self.abilities.batch {
+            self.exchange_batch(lines, count, answer)
+        } else {
+            self.exchange_pipelined(lines, count, answer)
+        }
+    }
+
+    fn exchange_batch(
+        &mut self,
+        lines: &[u8],
+        count: usize,
+        mut answer: impl FnMut(usize, Option<String>),
+    ) -> Result<(), SinkError> {
+        // Nothing is sent back before the end, so that this cannot block for ever.
+        for part in [b"BATCH\n", lines, b".\n"] {
+            self.wait.write_all(&mut self.writer, part)?;
+        }
+        let go_ahead = self.read_line()?;
+        if !go_ahead.starts_with('0') {
+            return Err(self.unusable(go_ahead));
+        }
+        let head = self.read_line()?;
+        let error_lines = head.strip_suffix(" errors").and_then(|lines| lines.parse().ok());
+        let Some(error_lines): Option<usize> = error_lines else {
+            return Err(self.unusable(head));
+        };
+        // "NUMBER MESSAGE", the commands being counted from 1; a line without a number belongs to
+        // the one before.
+        let mut errors: Vec<Option<String>> = vec![None; count];
+        let mut last = 0;
+        for _ in 0..error_lines {
+            let line = self.read_line()?;
+            let numbered = line.split_once(' ').and_then(|(number, message)| {
+                let index = number.parse::<usize>().ok()?.checked_sub(1)?;
+                (index < count).then_some((index, message))
+            });
+            match numbered {
+                Some((index, message)) => {
+                    errors[index] = Some(message.to_owned());
+                    last = index;
+                }
+                None => match errors.get_mut(last) {
+                    Some(Some(message)) => {
+                        message.push_str("; ");
+                        message.push_str(&line);
+                    }
+                    _ => return Err(self.unusable(line)),
+                },
+            }
+        }
+        for (index, error) in errors.into_iter().enumerate() {
+            answer(index, error);
+        }
+        Ok(())
+    }
+
+    fn exchange_pipelined(
+        &mut self,
+        lines: &[u8],
+        count: usize,
+        mut answer: impl FnMut(usize, Option<String>),
+    ) -> Result<(), SinkError> {
+        let Connection { reader, writer, wait, .. } = self;
+        let (reader, wait) = (reader, &*wait);
+        thread::scope(|scope| {
+            let writing = scope.spawn(|| {
+                let written = wait.write_all(writer, lines);
+                if written.is_err() {
+                    // So that the reader does not wait for answers that never come.
+                    writer.shutdown();
+                }
+                written
+            });
+            let mut read = || {
+                for index in 0..count {
+                    let line = wait.read_line(reader)?;
+                    let (status, message) = line.split_once(' ').unwrap_or((&line, ""));
+                    match status.parse::<i64>() {
+                        Ok(status @ 0..) => {
+                            for _ in 0..status {
+                                wait.read_line(reader)?;
+                            }
+                            answer(index, None);
+                        }
+                        Ok(_) => {
+                            let mut message = message.to_owned();
+                            if message.starts_with(NO_DIRECTORY) {
+                                message.push_str("; ");
+                                message.push_str(&wait.read_line(reader)?);
+                            }
+                            answer(index, Some(message));
+                        }
+                        Err(_) => {
+                            let target = format!("rrdcached at {}", wait.address);
+                            return Err(SinkError::Unusable { target, answer: line });
+                        }
+                    }
+                }
+                Ok(())
+            };
+            let result = read();
+            if result.is_err() {
+                // So that the writer does not wait for a reader that is gone.
+                reader.get_ref().shutdown();
+            }
+            let written = writing.join().expect("the writing thread does not panic");
+            // If both failed, the reader's is the consequence, or the stop flag's, as good.
+            written.and(result)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_rrdcacheds() {
+        for (text, address) in [
+            ("unix:/run/a.sock", Address::Unix("/run/a.sock".into())),
+            ("/run/a.sock", Address::Unix("/run/a.sock".into())),
+            ("localhost", Address::Tcp("localhost".into(), 42217)),
+            ("192.0.2.1:5", Address::Tcp("192.0.2.1".into(), 5)),
+            ("2001:db8::1", Address::Tcp("2001:db8::1".into(), 42217)),
+            ("[2001:db8::1]:5", Address::Tcp("2001:db8::1".into(), 5)),
+        ] {
+            assert_eq!(text.parse::<Address>(), Ok(address.clone()), "{text}");
+            assert_eq!(address.to_string().parse::<Address>(), Ok(address));
+        }
+        for text in ["", "unix:", "host:", "host:port", "host:70000", ":5", "[::1", "[::1]5"] {
+            assert_eq!(text.parse::<Address>(), Err(AddressError), "{text}");
+        }
+    }
+
+    #[test]
+    fn paths_are_escaped() {
+        let mut out = Vec::new();
+        push_escaped(&mut out, Path::new(r"/a b\c"));
+        assert_eq!(out, br"/a\ b\\c");
+    }
+
+    #[test]
+    fn a_root_that_the_journal_would_cut_is_refused() {
+        let settings = |root: String| Settings {
+            address: Address::Tcp("localhost".into(), 1),
+            root: root.into(),
+            create: Create::OnTraffic,
+            timeout: DEFAULT_TIMEOUT,
+        };
+        let stop = Arc::new(AtomicBool::new(false));
+        // Each below the limit of a component and of a path, but not of an argument.
+        let root = format!("/{}", "nowhere/".repeat(480));
+        let error = Rrdcached::new(settings(root), Arc::clone(&stop)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidFilename);
+        Rrdcached::new(settings("/nowhere".into()), stop).unwrap();
+    }
+}
