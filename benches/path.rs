@@ -21,7 +21,7 @@ use ixflow::clock::Clock;
 use ixflow::decode::ethernet::Frame;
 use ixflow::decode::{CountersSample, Datagram, FlowSample, Visitor};
 use ixflow::loss::Loss;
-use ixflow::receive::{Batch, Received, Source, UdpSource};
+use ixflow::receive::{Batch, Received, Source, UdpSockets, UdpSource};
 use ixflow::resolve::{MacTable, Plan, Policy};
 use ixflow::simulate::{Fabric, RingSource};
 use ixflow::state::State;
@@ -46,7 +46,13 @@ fn main() {
     println!("ns per sample, medians of {rounds} rounds of {ROUND_DATAGRAMS} datagrams each\n");
     println!(
         "{:>8} {:>13} {:>9} {:>17} {:>12} {:>11} {:>13}",
-        "members", "receive only", "+ decode", "+ resolve, count", "whole/bare", "from memory", "two workers"
+        "members",
+        "receive only",
+        "+ decode",
+        "+ resolve, count",
+        "whole/bare",
+        "from memory",
+        "two workers"
     );
     for members in MEMBERS {
         measure(members, rounds);
@@ -189,11 +195,11 @@ impl Source for Metered {
 /// Nanoseconds a sample of one round from a socket.
 fn socket_round(fed: &Fed, round: usize, stage: impl FnOnce(Metered)) -> f64 {
     let listen: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let source =
-        UdpSource::bind(&[listen], 256 << 20, Clock::driven(1_700_000_000_000)).expect("a socket");
-    let fits = source.receive_buffer_bytes() / 1_200;
+    let sockets = UdpSockets::bind(&[listen], 256 << 20).expect("a socket");
+    let fits = sockets.receive_buffer_bytes() / 2_400;
     let count = ROUND_DATAGRAMS.min(fits);
-    let target = source.local_addresses()[0];
+    let target = sockets.local_addresses()[0];
+    let source = sockets.into_source(Clock::driven(1_700_000_000_000));
     let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
     let start = round * count;
     for n in 0..count {

@@ -57,8 +57,7 @@ pub fn main() -> ExitCode {
 /// Sends log lines to stderr; `IXFLOW_LOG` selects them as `RUST_LOG` does elsewhere.
 fn log_to_stderr(debug: bool) {
     let default = if debug { "ixflow=debug,warn" } else { "ixflow=info,warn" };
-    let filter =
-        EnvFilter::try_from_env("IXFLOW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let filter = EnvFilter::try_from_env("IXFLOW_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     // A second call, as from a test, changes nothing.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(filter)

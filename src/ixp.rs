@@ -204,7 +204,7 @@ pub struct IpPrefix {
 
 /// The text is not a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected an IP address or a prefix, as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")]
+#[error("expected a prefix as 192.0.2.0/24 or 2001:db8::/32, without host bits, or an address")]
 pub struct IpPrefixError;
 
 /// The address as the upper bits of 128, whatever its family.
@@ -217,6 +217,7 @@ fn address_bits(address: IpAddr) -> u128 {
 
 impl IpPrefix {
     /// Whether `address` is in the prefix; an IPv4 address is never in an IPv6 prefix.
+    #[inline]
     pub fn contains(&self, address: IpAddr) -> bool {
         let difference = address_bits(self.address) ^ address_bits(address);
         self.address.is_ipv4() == address.is_ipv4()
@@ -227,7 +228,7 @@ impl IpPrefix {
 impl FromStr for IpPrefix {
     type Err = IpPrefixError;
 
-    /// Host bits may be set; a bare address is a prefix of its full length.
+    /// A bare address is a prefix of its full length.
     fn from_str(text: &str) -> Result<IpPrefix, IpPrefixError> {
         let (address, length) = match text.split_once('/') {
             Some((address, length)) => (address, Some(length)),
@@ -240,6 +241,10 @@ impl FromStr for IpPrefix {
             None => longest,
         };
         if length > longest {
+            return Err(IpPrefixError);
+        }
+        let network_bits = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+        if address_bits(address) & !network_bits != 0 {
             return Err(IpPrefixError);
         }
         Ok(IpPrefix { address, length })
@@ -297,10 +302,17 @@ mod tests {
         assert!(!contains("192.0.2.1", "192.0.2.2"));
         assert!(contains("0.0.0.0/0", "198.51.100.1"));
         assert!(!contains("0.0.0.0/0", "2001:db8::1"));
-        assert!(contains("2001:db8::/32", "2001:db8:ffff::1"));
+        assert!(contains("2001:db8::/33", "2001:db8:7fff::1"));
+        assert!(!contains("2001:db8::/33", "2001:db8:8000::"));
+        assert!(!contains("::/0", "192.0.2.1"));
         assert!(!contains("2001:db8::/32", "2001:db9::"));
-        for text in ["", "192.0.2.0/33", "::/129", "192.0.2.0/", "192.0.2.0/-1", "host/8"] {
+        let refused =
+            ["", "/", "192.0.2.1/24", "192.0.2.0/33", "::1/127", "::/129", "1/8", "::/x", "::/-1"];
+        for text in refused {
             assert_eq!(text.parse::<IpPrefix>(), Err(IpPrefixError), "{text}");
+        }
+        for text in ["192.0.2.0/24", "2001:db8::/33", "0.0.0.0/0", "::1/128"] {
+            assert_eq!(text.parse::<IpPrefix>().unwrap().to_string(), text);
         }
     }
 }

@@ -56,9 +56,9 @@ pub enum PipelineError {
 }
 
 impl Pipeline {
-    /// Starts one worker for each source.
-    pub fn start<S: Source + Send + 'static>(
-        sources: Vec<S>,
+    /// Starts one worker for each source, which is made in the worker's thread.
+    pub fn start<S: Source>(
+        sources: Vec<impl FnOnce() -> S + Send + 'static>,
         plan: Plan,
         setup: Setup,
         mut sink: Box<dyn Sink>,
@@ -72,25 +72,20 @@ impl Pipeline {
         for (number, source) in sources.into_iter().enumerate() {
             let (spare, spares_of_worker) = bounded(1);
             spares.push(spare);
-            let worker = Worker::new(
-                number,
-                source,
-                setup.from_millis,
-                setup.step_secs,
-                epoch.clone(),
-                out.clone(),
-                spares_of_worker,
-                state.clone(),
-            );
-            workers.push(spawn(format!("worker-{number}"), move || worker.run())?);
+            let (epoch, out, state) = (epoch.clone(), out.clone(), state.clone());
+            workers.push(spawn(format!("worker-{number}"), move || {
+                let Setup { step_secs, from_millis, .. } = setup;
+                let spares = spares_of_worker;
+                let source = source();
+                Worker::new(number, source, from_millis, step_secs, epoch, out, spares, state).run()
+            })?);
         }
         drop(out);
         let flusher =
             Flusher::new(setup.step_secs, epoch.clone(), handovers, spares, backlog.clone());
         let flusher = spawn("flush".into(), move || flusher.run())?;
         let state = state.clone();
-        let writer =
-            spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?;
+        let writer = spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?;
         Ok(Pipeline { epoch, workers, flusher, writer })
     }
 

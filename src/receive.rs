@@ -79,7 +79,13 @@ struct Slot {
     truncated: bool,
 }
 
-/// The sockets of one worker.
+/// The sockets of one worker, bound.
+#[derive(Debug)]
+pub struct UdpSockets {
+    sockets: Vec<Socket>,
+}
+
+/// The sockets of one worker, with the buffers to read them; it stays in its worker's thread.
 pub struct UdpSource {
     sockets: Vec<Socket>,
     inodes: Vec<u64>,
@@ -143,7 +149,7 @@ fn open(
     Ok(socket)
 }
 
-impl UdpSource {
+impl UdpSockets {
     /// Binds one socket to each address.
     ///
     /// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed; where the
@@ -151,8 +157,7 @@ impl UdpSource {
     pub fn bind(
         addresses: &[SocketAddr],
         receive_buffer_bytes: usize,
-        clock: Clock,
-    ) -> Result<UdpSource, ListenError> {
+    ) -> Result<UdpSockets, ListenError> {
         let mut sockets = Vec::with_capacity(addresses.len());
         for &address in addresses {
             let also_v4 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
@@ -171,18 +176,19 @@ impl UdpSource {
             };
             sockets.push(socket);
         }
-        Ok(UdpSource::from_sockets(sockets, clock))
+        Ok(UdpSockets { sockets })
     }
 
-    /// Reads from sockets that are bound already.
-    fn from_sockets(sockets: Vec<Socket>, clock: Clock) -> UdpSource {
-        let inodes = sockets
+    /// Makes the buffers to read the sockets with.
+    pub fn into_source(self, clock: Clock) -> UdpSource {
+        let inodes = self
+            .sockets
             .iter()
             .filter_map(|socket| nix::sys::stat::fstat(socket.as_fd()).ok())
             .map(|stat| stat.st_ino)
             .collect();
         UdpSource {
-            sockets,
+            sockets: self.sockets,
             inodes,
             headers: MultiHeaders::preallocate(BATCH_MAX, None),
             buffers: vec![0; BATCH_MAX * BUFFER_STRIDE_BYTES],
@@ -205,7 +211,9 @@ impl UdpSource {
         let sizes = self.sockets.iter().filter_map(|socket| socket.recv_buffer_size().ok());
         sizes.min().unwrap_or(0) / doubled
     }
+}
 
+impl UdpSource {
     fn take(&mut self, socket: usize, flags: MsgFlags) -> io::Result<()> {
         self.slots.clear();
         let fd = self.sockets[socket].as_raw_fd();
@@ -313,6 +321,11 @@ mod tests {
 
     use super::*;
 
+    fn source(listen: &[SocketAddr], bytes: usize, clock: Clock) -> (Vec<SocketAddr>, UdpSource) {
+        let sockets = UdpSockets::bind(listen, bytes).unwrap();
+        (sockets.local_addresses(), sockets.into_source(clock))
+    }
+
     fn receive_some(source: &mut UdpSource) -> Vec<(SocketAddr, Vec<u8>)> {
         // One wait per call; a datagram on the loopback is there when send returns.
         let Ok(Batch::Datagrams { count, .. }) = source.receive() else { panic!("no batch") };
@@ -322,8 +335,8 @@ mod tests {
     #[test]
     fn a_dual_stack_socket_names_senders_of_both_families() {
         let listen: SocketAddr = "[::]:0".parse().unwrap();
-        let mut source = UdpSource::bind(&[listen], 1 << 20, Clock::driven(7)).unwrap();
-        let port = source.local_addresses()[0].port();
+        let (addresses, mut source) = source(&[listen], 1 << 20, Clock::driven(7));
+        let port = addresses[0].port();
         for address in ["127.0.0.1", "::1"] {
             let sender = UdpSocket::bind((address, 0)).unwrap();
             sender.send_to(b"sample", (address, port)).unwrap();
@@ -341,9 +354,9 @@ mod tests {
     fn several_sockets_are_read_in_turn_and_the_largest_datagram_is_whole() {
         let listen: Vec<SocketAddr> =
             ["127.0.0.1:0", "[::1]:0"].iter().map(|a| a.parse().unwrap()).collect();
-        let mut source = UdpSource::bind(&listen, 1 << 20, Clock::System).unwrap();
+        let (addresses, mut source) = source(&listen, 1 << 20, Clock::System);
         let largest = vec![0xab; 65_507];
-        for address in source.local_addresses() {
+        for address in addresses {
             let sender = UdpSocket::bind((address.ip(), 0)).unwrap();
             sender.send_to(&largest, address).unwrap();
         }
@@ -362,12 +375,12 @@ mod tests {
     #[cfg(target_os = "linux")]
     fn drops_of_a_full_buffer_are_read_from_the_kernel() {
         let listen: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let mut source = UdpSource::bind(&[listen], 4_096, Clock::System).unwrap();
+        let (addresses, mut source) = source(&[listen], 4_096, Clock::System);
         assert_eq!(source.socket_drops(), Some(0));
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         let sent = 1_000;
         for _ in 0..sent {
-            sender.send_to(&[0; 1_000], source.local_addresses()[0]).unwrap();
+            sender.send_to(&[0; 1_000], addresses[0]).unwrap();
         }
         let mut received = 0;
         loop {

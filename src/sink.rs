@@ -37,6 +37,7 @@ use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
 pub mod file;
 pub mod librrd;
 pub mod rrdcached;
+pub mod writer;
 
 /// Seconds between two rows of the finest archive.
 pub const STEP_SECS: u64 = 300;

@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 
 use ixflow::control::api::MacTableKind;
-use ixflow::control::config::{
-    AGENT_BLOCK, AGENT_KEYS, Config, CreateFiles, Direction, KEYS, Key, RrdcachedUse,
-};
+use ixflow::control::config::{AGENT_BLOCK, AGENT_KEYS, Config, KEYS, Key, RrdcachedUse};
 use ixflow::ixp::InfrastructureId;
+use ixflow::resolve::Direction;
+use ixflow::sink::Create;
 
 /// The example of IXP Manager's documentation (docs.ixpmanager.org, sFlow, configuration).
 const DOCUMENTED: &str = "\
@@ -88,13 +88,11 @@ fn every_new_setting_is_read() {
     assert_eq!((config.workers, config.flush_secs, config.api_interval_secs), (3, 60, 10));
     assert_eq!(config.state_dir, Path::new("/tmp/state"));
     assert_eq!(config.infrastructure, Some(InfrastructureId(2)));
-    assert_eq!(config.create, CreateFiles::All);
+    assert_eq!(config.create, Create::All);
     assert_eq!(config.receive_buffer_bytes, 1 << 20);
     assert_eq!((config.agents_max, config.data_sources_max, config.debug), (7, 8, true));
-    assert!(config.allows("192.0.2.9".parse().unwrap()));
-    assert!(config.allows("198.51.100.1".parse().unwrap()));
-    assert!(!config.allows("198.51.100.2".parse().unwrap()));
-    assert!(Config::default().allows("198.51.100.2".parse().unwrap()));
+    let allow: Vec<_> = config.agents_allow.iter().map(ToString::to_string).collect();
+    assert_eq!(allow, ["192.0.2.0/24", "198.51.100.1/32"]);
     let agent = |address: &str| config.agents[&address.parse().unwrap()];
     assert_eq!(agent("192.0.2.1").sampling_rate, Some(4096));
     assert_eq!(agent("192.0.2.1").direction, Direction::Egress);
@@ -251,7 +249,7 @@ fn overrides_go_before_the_file() {
             .unwrap();
     assert_eq!(config.rrd_dir, Path::new("/x=y"));
     assert_eq!(config.mac_table, MacTableKind::Learned);
-    let listen = ["0.0.0.0:1", "[::]:1", "[::1]:2"];
+    let listen = ["[::]:1", "[::1]:2"];
     assert_eq!(config.listen, listen.map(|address| address.parse().unwrap()));
     let agents = ["sflow_agent.192.0.2.1.direction=both", "sflow_agent.::1.sampling_rate=5"];
     let config = with(&agents).unwrap();

@@ -1,10 +1,9 @@
 //! Integration tests, one binary with a module per theme.
-
-mod decode;
-mod simulate;
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api;
 mod config;
+mod decode;
+mod simulate;
 mod sink;
 mod support;

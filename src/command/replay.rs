@@ -119,7 +119,12 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
                 .map_err(|source| ReplayError::TableFile { path: path.clone(), source })?;
             let table = parse_mac_table(&json, config.infrastructure)?;
             for refused in &table.refused {
-                tracing::warn!("{}: {}: expected {}", path.display(), refused.path, refused.expected);
+                tracing::warn!(
+                    "{}: {}: expected {}",
+                    path.display(),
+                    refused.path,
+                    refused.expected
+                );
             }
             table.records
         }
@@ -152,7 +157,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
         backlog_max: 2,
         when_full: WhenFull::Wait,
     };
-    Pipeline::start(vec![source], Plan { table, policy }, setup, sink, &state)?.join()?;
+    Pipeline::start(vec![move || source], Plan { table, policy }, setup, sink, &state)?.join()?;
 
     let captured = std::mem::take(&mut *capture.lock().unwrap_or_else(PoisonError::into_inner));
     let names = Names::new(&records, arguments.mac_table.is_none());

@@ -14,15 +14,15 @@ use tokio::sync::Notify;
 use super::log_to_stderr;
 use crate::agent::{Agents, Totals};
 use crate::clock::Clock;
-use crate::control::api::{self, Client, Fetched, MacTableRecords};
-use crate::control::config::{Config, ConfigError, RrdcachedAddress, RrdcachedUse};
+use crate::control::api::{self, ApiError, Client, Fetched, LastGood, Limits};
+use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::flush::WhenFull;
-use crate::ixp::MacRecord;
+use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
-use crate::receive::{ListenError, UdpSource};
+use crate::receive::{ListenError, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
-use crate::sink::librrd::LibrrdSink;
-use crate::sink::rrdcached::RrdcachedSink;
+use crate::sink::librrd::Librrd;
+use crate::sink::rrdcached::{self, Address, Rrdcached};
 use crate::sink::{Sink, Tree};
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
@@ -62,6 +62,9 @@ pub enum RunError {
     /// The settings.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The portal's client.
+    #[error(transparent)]
+    Portal(#[from] ApiError),
     /// The sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -99,35 +102,43 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let sink_name = sink.describe();
 
     // The first table: the last good one, until the portal gives a newer.
-    let mut keeper = TableKeeper::new(config.state_dir.clone());
-    let first = keeper.load();
+    let mut keeper = TableKeeper::new(&config);
+    let saved = keeper.load();
     let state = Arc::new(State::new(
         Agents::new(config.agents_max, config.data_sources_max),
         config.workers,
     ));
-    let table = keeper.take(first, &state).unwrap_or_default();
-    let plan = Plan { table, policy: policy(&config) };
+    let table = saved.and_then(|saved| {
+        let source = format!("the saved answer of {}", saved.url);
+        keeper.take(saved, source, &state)
+    });
+    let plan = Plan { table: table.unwrap_or_default(), policy: policy(&config) };
 
     let clock = Clock::System;
     let mut sources = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
-        sources.push(UdpSource::bind(&config.listen, config.receive_buffer_bytes, clock.clone())?);
+        sources.push(UdpSockets::bind(&config.listen, config.receive_buffer_bytes)?);
     }
     let sockets = sources.first().map(|source| {
-        let addresses: Vec<_> =
-            source.local_addresses().iter().map(ToString::to_string).collect();
+        let addresses: Vec<_> = source.local_addresses().iter().map(ToString::to_string).collect();
         (addresses.join(", "), source.receive_buffer_bytes())
     });
     let (addresses, buffer_bytes) = sockets.unwrap_or_default();
 
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP]).map_err(RunError::Start)?;
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP]).map_err(RunError::Start)?;
     let setup = Setup {
         step_secs: config.flush_secs,
         from_millis: Some(clock.now_millis()),
         backlog_max: BACKLOG_MAX,
         when_full: WhenFull::DropOldest,
     };
+    let sources = sources
+        .into_iter()
+        .map(|sockets| {
+            let clock = clock.clone();
+            move || sockets.into_source(clock)
+        })
+        .collect();
     let pipeline = Pipeline::start(sources, plan, setup, sink, &state)?;
     tracing::info!(
         "ixflow {} listens on UDP {addresses} with {} workers (receive buffer {buffer_bytes} \
@@ -177,7 +188,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     {
         let control = Control {
             arguments: (arguments.config.clone(), arguments.set.clone()),
-            client: Client::new(portal),
+            client: Client::new(&portal, Limits::default())?,
             config,
             keeper,
             epoch,
@@ -213,26 +224,34 @@ pub(super) fn policy(config: &Config) -> Policy {
 }
 
 /// Opens the one sink that the tree is written by from now on.
-pub(super) fn open_sink(config: &Config, stop: &Arc<AtomicBool>) -> Result<Box<dyn Sink>, RunError> {
+pub(super) fn open_sink(
+    config: &Config,
+    stop: &Arc<AtomicBool>,
+) -> Result<Box<dyn Sink>, RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = match (config.rrdcached, &config.rrdcached_socket) {
         (RrdcachedUse::Rrdcached, _) => true,
         (RrdcachedUse::Direct, _) => false,
-        (RrdcachedUse::Auto, RrdcachedAddress::Unix(path)) => path.exists(),
+        (RrdcachedUse::Auto, Address::Unix(path)) => path.exists(),
         // An address that somebody wrote down is meant.
-        (RrdcachedUse::Auto, RrdcachedAddress::Tcp(_)) => true,
+        (RrdcachedUse::Auto, Address::Tcp(..)) => true,
     };
-    std::fs::create_dir_all(&config.rrd_dir).or_else(|error| {
-        // The tree of a daemon on another host need not be here.
-        if through_rrdcached { Ok(()) } else { Err(tree_error(error)) }
-    })?;
+    if let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
+        && !through_rrdcached
+    {
+        return Err(tree_error(error));
+    }
     if through_rrdcached {
-        let tree = Tree::open(&config.rrd_dir).unwrap_or_else(|_| Tree::remote(&config.rrd_dir));
-        let address = config.rrdcached_socket.clone();
-        Ok(Box::new(RrdcachedSink::new(address, tree, config.create, stop.clone())))
+        let settings = rrdcached::Settings {
+            address: config.rrdcached_socket.clone(),
+            root: config.rrd_dir.clone(),
+            create: config.create,
+            timeout: rrdcached::DEFAULT_TIMEOUT,
+        };
+        Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
-        Ok(Box::new(LibrrdSink::new(tree, config.create)))
+        Ok(Box::new(Librrd::new(tree, config.create, stop.clone())))
     }
 }
 
@@ -251,47 +270,38 @@ fn describe_table(table: &TableState, now_secs: u64) -> String {
     )
 }
 
-/// Where a set of records came from.
-struct Answer {
-    source: String,
-    fetched_secs: u64,
-    table: MacTableRecords,
-}
-
 /// Turns answers of the portal into tables, and keeps the last good one.
 struct TableKeeper {
     state_dir: PathBuf,
+    infrastructure: Option<InfrastructureId>,
     records: Option<Vec<MacRecord>>,
     reported: BTreeSet<Conflict>,
 }
 
 impl TableKeeper {
-    fn new(state_dir: PathBuf) -> TableKeeper {
-        TableKeeper { state_dir, records: None, reported: BTreeSet::new() }
-    }
-
-    /// The table that was saved last.
-    fn load(&self) -> Option<Answer> {
-        match api::load_table(&self.state_dir) {
-            Ok(Some(saved)) => Some(Answer {
-                source: format!("{} (saved)", saved.url),
-                fetched_secs: saved.fetched_secs,
-                table: saved.table,
-            }),
-            Ok(None) => None,
-            Err(error) => {
-                tracing::warn!("{error}");
-                None
-            }
+    fn new(config: &Config) -> TableKeeper {
+        TableKeeper {
+            state_dir: config.state_dir.clone(),
+            infrastructure: config.infrastructure,
+            records: None,
+            reported: BTreeSet::new(),
         }
     }
 
+    /// The table that was saved last.
+    fn load(&self) -> Option<LastGood> {
+        api::load_table(&self.state_dir, self.infrastructure).unwrap_or_else(|error| {
+            tracing::warn!("{error}");
+            None
+        })
+    }
+
     /// A new table if the records are others than before.
-    fn take(&mut self, answer: Option<Answer>, state: &State) -> Option<MacTable> {
-        let Answer { source, fetched_secs, table } = answer?;
+    fn take(&mut self, good: LastGood, source: String, state: &State) -> Option<MacTable> {
+        let LastGood { table, fetched_at_secs, .. } = good;
         {
             let mut seen = state.table();
-            seen.fetched_secs = fetched_secs;
+            seen.fetched_secs = fetched_at_secs;
             seen.source.clone_from(&source);
             seen.failures = 0;
         }
@@ -393,20 +403,20 @@ impl Control {
                          exchange is really empty, remove the saved table and restart",
                         self.client.url()
                     );
+                    self.client.forget();
                     return;
                 }
                 let source = self.client.url().to_string();
-                let fetched_secs = self.now_secs();
-                let answer = Answer { source, fetched_secs, table };
-                if let Some(table) = self.keeper.take(Some(answer), &self.state) {
+                let fetched_at_secs = self.now_secs();
+                let good = LastGood { table, url: source.clone(), fetched_at_secs };
+                if let Some(table) = self.keeper.take(good, source.clone(), &self.state) {
                     let policy = self.epoch.plan().policy.clone();
                     self.epoch.set_plan(Arc::new(Plan { table, policy }));
-                    let described = describe_table(&self.state.table(), fetched_secs);
+                    let described = describe_table(&self.state.table(), fetched_at_secs);
                     tracing::info!("new table: {described}");
                 }
-                if let Err(error) =
-                    api::save_table(&self.keeper.state_dir, self.client.url(), fetched_secs, &body)
-                {
+                let dir = &self.keeper.state_dir;
+                if let Err(error) = api::save_table(dir, &body, &source, fetched_at_secs) {
                     tracing::warn!("{error}: a restart without the portal would have no table");
                 }
             }
@@ -438,7 +448,7 @@ impl Control {
         for notice in &new.notices {
             tracing::warn!("{notice}");
         }
-        let fixed = self.config.changed_but_fixed(&new);
+        let fixed = self.config.fixed_changes(&new);
         if !fixed.is_empty() {
             tracing::warn!("takes effect at the next start: {}", fixed.join(", "));
         }
@@ -447,7 +457,11 @@ impl Control {
             let table = self.epoch.plan().table.clone();
             self.epoch.set_plan(Arc::new(Plan { table, policy }));
         }
-        self.client = Client::new(portal);
+        match Client::new(&portal, Limits::default()) {
+            Ok(client) => self.client = client,
+            Err(error) => tracing::error!("{error}; the portal in use stays"),
+        }
+        self.keeper.infrastructure = new.infrastructure;
         self.config = new;
     }
 }
@@ -479,11 +493,8 @@ impl Snapshot {
 fn summary(state: &State, before: &Snapshot, when: &str) {
     let now = Snapshot::take(state);
     let totals = now.totals.since(&before.totals);
-    let losses: String = totals
-        .losses
-        .iter()
-        .map(|(loss, count)| format!(" {}={count}", loss.name()))
-        .collect();
+    let losses: String =
+        totals.losses.iter().map(|(loss, count)| format!(" {}={count}", loss.name())).collect();
     let write = state.write().clone();
     tracing::info!(
         "{when}: datagrams={} samples={} counted={}{losses} sequence_gaps={} agent_drops={} \

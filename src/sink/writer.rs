@@ -44,8 +44,8 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
                         since.elapsed().as_secs()
                     );
                 }
-                for (file, reason) in &receipt.refusals {
-                    tracing::warn!("{file}: not updated: {reason}");
+                for refusal in &receipt.refusals {
+                    tracing::warn!("{}: not updated: {}", refusal.file, refusal.reason);
                 }
                 let named = receipt.refusals.len() as u64;
                 if receipt.refused > named {
