@@ -1,4 +1,49 @@
-//! ixflow
+//! ixflow: from a switch's sFlow datagram to a graph in the portal of an internet exchange point.
+//!
+//! The daemon receives sFlow v5 from the exchange's switches, works out which member sends how
+//! much to which other member, and keeps the RRD files from which IXP Manager draws its
+//! peer-to-peer graphs. This page is the map of the code, in the order in which a sample takes it.
+//!
+//! ```text
+//! switch --UDP--> receive --> decode --> resolve --> count ==epoch==> flush --> sink --> rrdcached | RRD files
+//!                 `------------- worker (N threads) -------------'   `- 1 thread -'  `- 1 thread -'
+//!                                    ^ Plan (table, policy)             | Interval
+//!                 control plane: control . command   (main thread, one current-thread tokio runtime)
+//! ```
+//!
+//! # The words
+//!
+//! - [`ixp`]: the vocabulary of an exchange: MAC, VLAN tag, infrastructure, VLI, IP protocol.
+//! - [`loss`]: every reason why something received is not counted, by name.
+//! - [`clock`]: time as an input, so that a day can be driven through the path in seconds.
+//!
+//! # The rooms, in the order of the path
+//!
+//! - [`receive`]: datagrams in batches from sockets of a worker's own; [`receive::capture`] is
+//!   the same from pcap files.
+//! - [`decode`]: sFlow v5, by declared length, borrowed, without allocation;
+//!   [`decode::ethernet`] reads the sampled header.
+//! - [`resolve`]: the [`resolve::Plan`]: which MAC is which VLI, and what the policy says.
+//! - [`count`]: the [`count::Ledger`] of a worker: pair of VLIs to bytes, packets, samples.
+//!
+//! These four do not import each other; the next ones import what is before them.
+//!
+//! - [`agent`]: what is known of each agent: totals, losses, sequence gaps, drops, rates.
+//! - [`state`]: what the daemon knows of itself, for every view.
+//! - [`worker`]: the corridor: one thread takes a batch through the four rooms, and hands its
+//!   ledger over where a step ends or the [`worker::Epoch`] moves.
+//! - [`flush`]: ledgers become [`flush::Interval`]s, which wait in a [`flush::Backlog`].
+//! - [`sink`]: the RRD tree, and what writes it: [`sink::rrdcached`], [`sink::librrd`]; new files
+//!   are made whole by [`sink::file`]; [`sink::writer`] is the thread that retries.
+//! - [`pipeline`]: the assembly of all this, for the daemon, a replay, the demo and the tests.
+//!
+//! # Around the path
+//!
+//! - [`control`]: settings ([`control::config`], their syntax in [`control::general`]) and the
+//!   portal's API ([`control::api`]).
+//! - [`simulate`]: a synthetic exchange that speaks sFlow and knows the truth.
+//! - [`command`]: one file per subcommand; `main.rs` calls it and knows exit codes only.
+
 pub mod agent;
 pub mod clock;
 pub mod command;

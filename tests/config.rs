@@ -92,7 +92,7 @@ fn every_new_setting_is_read() {
     assert_eq!(config.receive_buffer_bytes, 1 << 20);
     assert_eq!((config.agents_max, config.data_sources_max, config.debug), (7, 8, true));
     let allow: Vec<_> = config.agents_allow.iter().map(ToString::to_string).collect();
-    assert_eq!(allow, ["192.0.2.0/24", "198.51.100.1/32"]);
+    assert_eq!(allow, ["192.0.2.0/24", "2001:db8::/32", "198.51.100.1/32"]);
     let agent = |address: &str| config.agents[&address.parse().unwrap()];
     assert_eq!(agent("192.0.2.1").sampling_rate, Some(4096));
     assert_eq!(agent("192.0.2.1").direction, Direction::Egress);
