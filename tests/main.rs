@@ -1,4 +1,6 @@
 //! Integration tests, one binary with a module per theme.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod sink;
 mod support;
