@@ -268,6 +268,11 @@ const fn pair_key(vli: VliId, peer: VliId) -> u64 {
     (vli.0 as u64) << 32 | peer.0 as u64
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "the low half of a key is the peer")]
+const fn peer_of(key: u64) -> VliId {
+    VliId(key as u32)
+}
+
 /// Appends a number in decimals, `width` digits at least.
 fn push_decimal(out: &mut Vec<u8>, mut number: u64, width: usize) {
     let mut digits = [b'0'; 20];
@@ -310,7 +315,10 @@ pub fn push_rate(out: &mut Vec<u8>, total: u64, secs: u64) {
         None => (SIGNIFICANT_DIGITS + (secs / rest).checked_ilog10().unwrap_or(0)).min(19),
     };
     let scaled = u128::from(rest) * u128::from(10u64.pow(places)) / u128::from(secs);
-    // Less than 10^places, because the rest is less than the seconds.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "less than 10^19, because the rest is less than the seconds"
+    )]
     let fraction = scaled as u64;
     out.push(b'.');
     push_decimal(out, fraction, places as usize);
@@ -406,24 +414,33 @@ impl Tree {
     }
 
     fn insert(&mut self, files: &[File]) {
-        for file in files {
-            self.files[file.slot()].push(file.key());
-        }
-        for keys in &mut self.files {
-            // Sorted but for its end: the stable sort merges the two runs.
-            keys.sort();
-            keys.dedup();
+        for (keys, new) in self.files.iter_mut().zip(by_slot(files)) {
+            if !new.is_empty() {
+                keys.extend(new);
+                // Two sorted runs: the stable sort merges them.
+                keys.sort();
+                keys.dedup();
+            }
         }
     }
 
     fn remove(&mut self, files: &[File]) {
-        for file in files {
-            let keys = &mut self.files[file.slot()];
-            if let Ok(at) = keys.binary_search(&file.key()) {
-                keys.remove(at);
+        for (keys, gone) in self.files.iter_mut().zip(by_slot(files)) {
+            if !gone.is_empty() {
+                keys.retain(|key| gone.binary_search(key).is_err());
             }
         }
     }
+}
+
+/// The files' keys, sorted, per protocol and unit.
+fn by_slot(files: &[File]) -> [Vec<u64>; 4] {
+    let mut slots: [Vec<u64>; 4] = Default::default();
+    for file in files {
+        slots[file.slot()].push(file.key());
+    }
+    slots.iter_mut().for_each(|keys| keys.sort_unstable());
+    slots
 }
 
 /// The entries of a directory; none if there is no such directory.
@@ -731,8 +748,7 @@ impl Feed {
                 let mut others = table.iter().peekable();
                 let mut existing = range(keys, |key| (key >> 32).cmp(&u64::from(vli.0)))
                     .iter()
-                    // The low half of a key is its peer.
-                    .map(|&key| VliId((key & u64::from(u32::MAX)) as u32))
+                    .map(|&key| peer_of(key))
                     .filter(|peer| in_table && is_next(&mut others, *peer))
                     .peekable();
                 let mut members = members.iter().copied().peekable();

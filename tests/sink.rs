@@ -26,7 +26,7 @@ const START: u64 = 1_699_920_000;
 fn bytes(source: u32, destination: u32, to_secs: u64) -> [u64; 2] {
     let magnitude = 10u64.pow((source * 3 + destination) % 11);
     let noise = u64::from(source % 97 * 31 + destination % 97 * 7) + to_secs / 300 % 97;
-    [noise * magnitude + 1, if (source + destination) % 2 == 0 { 0 } else { noise }]
+    [noise * magnitude + 1, if (source + destination).is_multiple_of(2) { 0 } else { noise }]
 }
 
 fn packets(bytes: u64) -> u64 {
@@ -129,6 +129,7 @@ fn with_daemon(start: impl Fn(&Path) -> daemon::Rrdcached) -> Bench {
     let root = directory.path().join("rrd tree");
     fs::create_dir(&root).unwrap();
     let daemon = start(directory.path());
+    let root = directory.path().canonicalize().unwrap().join("rrd tree");
     let sink = Rrdcached::new(settings(&daemon.address, &root), Arc::default()).unwrap();
     Bench { sink: Box::new(sink), daemon: Some(daemon), directory }
 }
@@ -428,7 +429,11 @@ fn a_daemon_that_is_away_loses_nothing() {
         }
         bench.daemon = Some(daemon::Rrdcached::start(bench.directory.path(), options));
         bench.write_well(&second);
-        for end in [START + 300, START + 600] {
+        // A restart between two intervals goes unnoticed.
+        bench.daemon.take().unwrap().stop();
+        bench.daemon = Some(daemon::Rrdcached::start(bench.directory.path(), options));
+        bench.write_well(&interval(&[1, 2], &[(1, 2)], START + 600, START + 900));
+        for end in [START + 300, START + 600, START + 900] {
             let totals = [0, bytes(1, 2, end)[0]];
             assert_rates(bench.average(bytes4(1, 2), end), totals, "again");
         }
@@ -553,6 +558,30 @@ fn a_daemon_of_another_user_makes_its_files_itself() {
     assert_eq!(bench.average(bytes4(1, 2), START - 300), [0.0, 0.0]);
     let totals = [0, bytes(1, 2, START + 300)[0]];
     assert_rates(bench.average(bytes4(1, 2), START + 300), totals, "nobody's");
+}
+
+#[test]
+fn a_tree_on_the_daemons_host_is_known_as_far_as_it_was_written() {
+    if !daemon::is_installed() {
+        return;
+    }
+    // Not there when the sink starts, so that it must be elsewhere; -R makes it.
+    let bench = with_daemon(|at| {
+        fs::remove_dir(at.join("rrd tree")).unwrap();
+        daemon::Rrdcached::start_tcp(at, &["-B", "-R"])
+    });
+    let Bench { mut sink, daemon, directory } = bench;
+    let first = sink.write(&interval(&[1, 2], &[(1, 2)], START, START + 300)).unwrap();
+    assert_eq!((first.accepted, first.created), (20, 20), "{first:?}");
+    let second = sink.write(&interval(&[1, 2], &[], START + 300, START + 600)).unwrap();
+    assert_eq!((second.accepted, second.created), (20, 0), "{second:?}");
+    let bench = Bench { sink, daemon, directory };
+    assert_rates(
+        bench.average(bytes4(2, 1), START + 300),
+        [bytes(1, 2, START + 300)[0], 0],
+        "elsewhere",
+    );
+    assert!(bench.average(bytes4(2, 1), START)[0].is_nan(), "zeros were not to be had");
 }
 
 #[test]

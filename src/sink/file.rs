@@ -22,8 +22,9 @@
 
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -105,10 +106,7 @@ fn write_unfinished(path: &Path, start_secs: u64) -> io::Result<()> {
         other => other,
     }?;
     let written = allocate(&mut file).and_then(|()| {
-        let random = RandomState::new().hash_one(start_secs);
-        // Behind the rows that allocate() wrote, where it had to.
-        io::Seek::rewind(&mut file)?;
-        file.write_all(&header(start_secs, random))
+        file.write_all_at(&header(start_secs, RandomState::new().hash_one(start_secs)), 0)
     });
     if written.is_err() {
         fs::remove_file(path)?;
@@ -138,7 +136,8 @@ fn header(start_secs: u64, mut random: u64) -> [u8; HEADER_BYTES] {
     let mut header = [0; HEADER_BYTES];
     let mut put = |at: usize, bytes: &[u8]| header[at..at + bytes.len()].copy_from_slice(bytes);
 
-    put(0, b"RRD\00003\0");
+    put(0, b"RRD\0");
+    put(4, b"0003\0");
     put(16, &8.642135E130f64.to_le_bytes());
     put(24, &(DATA_SOURCES.len() as u64).to_le_bytes());
     put(32, &(ARCHIVES.len() as u64).to_le_bytes());

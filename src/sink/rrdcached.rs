@@ -213,6 +213,34 @@ impl Rrdcached {
 
 impl Sink for Rrdcached {
     fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
+        let reused = self.connection.is_some();
+        match self.write_once(interval) {
+            // The daemon was restarted since the last interval, which shows only now.
+            Err(SinkError::Unreachable { error, .. })
+                if reused && error.kind() != io::ErrorKind::TimedOut =>
+            {
+                self.write_once(interval)
+            }
+            result => result,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let how = match self.announced {
+            None => "not yet connected",
+            Some((Abilities { batch: true, .. }, _)) => "in batches",
+            Some((Abilities { batch: false, .. }, _)) => "pipelined",
+        };
+        format!(
+            "RRD files below {}, through rrdcached at {}, {how}",
+            self.feed.tree().root().display(),
+            self.address
+        )
+    }
+}
+
+impl Rrdcached {
+    fn write_once(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
         self.feed.prepare().map_err(|error| SinkError::Unreachable {
             target: self.feed.tree().root().display().to_string(),
             error,
@@ -222,7 +250,7 @@ impl Sink for Rrdcached {
         let connection = self.connect(&span)?;
         let zero = match connection.maker {
             Maker::Ourselves => None,
-            Maker::Daemon => self.write_zero(&span),
+            Maker::Daemon => self.write_zero(&span).ok(),
         };
         let mut writer = Writer {
             connection,
@@ -251,21 +279,6 @@ impl Sink for Rrdcached {
         Ok(self.feed.commit(interval, outcome))
     }
 
-    fn describe(&self) -> String {
-        let how = match self.announced {
-            None => "not yet connected",
-            Some((Abilities { batch: true, .. }, _)) => "in batches",
-            Some((Abilities { batch: false, .. }, _)) => "pipelined",
-        };
-        format!(
-            "RRD files below {}, through rrdcached at {}, {how}",
-            self.feed.tree().root().display(),
-            self.address
-        )
-    }
-}
-
-impl Rrdcached {
     /// The connection, a new one if need be.
     fn connect(&mut self, span: &Span) -> Result<Connection, SinkError> {
         if let Some(connection) = self.connection.take() {
@@ -274,66 +287,61 @@ impl Rrdcached {
         let open = || Connection::open(&self.address, self.timeout, &self.stop);
         let abilities = open()?.probe()?;
         let mut connection = Connection { abilities, ..open()? };
-        let (maker, answer) = match self.write_zero(span) {
-            None => (Maker::Daemon, "the tree cannot be written from here".to_owned()),
-            Some(path) => {
+        let zero = self.write_zero(span);
+        let answer = match &zero {
+            Err(error) => format!("{}: {error}", self.feed.tree().root().display()),
+            Ok(path) => {
                 let mut line = b"UPDATE ".to_vec();
-                push_escaped(&mut line, &path);
+                push_escaped(&mut line, path);
                 line.extend_from_slice(b" 1:0:0\n");
                 let mut answer = String::new();
                 connection.exchange(&line, 1, |_, error| answer = error.unwrap_or_default())?;
-                if last_update_secs(&answer).is_some() {
-                    // It was for the trial only.
-                    self.zero_secs = None;
-                    let _ = std::fs::remove_file(path);
-                    (Maker::Ourselves, answer)
-                } else {
-                    (Maker::Daemon, answer)
-                }
+                answer
             }
         };
-        // Without CREATE it is us in any case.
-        connection.maker = if abilities.create { maker } else { Maker::Ourselves };
+        let writes_ours = last_update_secs(&answer).is_some();
+        if let (Ok(path), true) = (&zero, writes_ours) {
+            // It was for the trial only.
+            self.zero_secs = None;
+            let _ = std::fs::remove_file(path);
+        }
+        connection.maker =
+            if abilities.create && !writes_ours { Maker::Daemon } else { Maker::Ourselves };
         let announcement = (abilities, connection.maker);
         if self.announced != Some(announcement) {
             self.announced = Some(announcement);
-            info!(
-                address = %self.address,
-                batch = abilities.batch,
-                create = abilities.create,
-                files_made_by = match connection.maker {
-                    Maker::Ourselves => "ixflow",
-                    Maker::Daemon => "rrdcached",
-                },
-                "connected to rrdcached"
-            );
-            if maker != connection.maker {
-                warn!(%answer, "rrdcached cannot write files that ixflow makes, and may not CREATE");
+            let Abilities { batch, create } = abilities;
+            let files_made_by = match connection.maker {
+                Maker::Ourselves => "ixflow",
+                Maker::Daemon => "rrdcached",
+            };
+            info!(address = %self.address, batch, create, files_made_by, "connected to rrdcached");
+            match connection.maker {
+                Maker::Daemon if zero.is_err() => {
+                    warn!(%answer, "the history of new files will be unknown, not zero");
+                }
+                Maker::Ourselves if !writes_ours => {
+                    warn!(%answer, "rrdcached may not CREATE files, and may refuse new ones");
+                }
+                _ => {}
             }
         }
         Ok(connection)
     }
 
-    /// Makes the source of zeros that new files of this interval are filled from; none if the tree
-    /// cannot be written.
-    fn write_zero(&mut self, span: &Span) -> Option<PathBuf> {
+    /// Makes the file of zeros that ends with this interval's first step.
+    fn write_zero(&mut self, span: &Span) -> io::Result<PathBuf> {
         let tree = self.feed.tree();
+        if !tree.is_local() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let path = tree.root().join(ZERO_NAME);
         let start_secs = span.creation_secs();
-        if !tree.is_local() {
-            return None;
-        }
         if self.zero_secs != Some(start_secs) {
-            if let Err(error) = file::replace(&path, start_secs) {
-                if self.zero_secs.is_none() {
-                    let path = path.display();
-                    warn!(%path, %error, "new files start with an unknown history, not zero");
-                }
-                return None;
-            }
+            file::replace(&path, start_secs)?;
             self.zero_secs = Some(start_secs);
         }
-        Some(path)
+        Ok(path)
     }
 }
 
@@ -717,8 +725,8 @@ impl Connection {
         self.wait.read_line(&mut self.reader)
     }
 
-    /// Sends so many commands, and calls `answer` with the index of each (in order, but for
-    /// batches: then only of those that failed, and of the others afterwards) and its error.
+    /// Sends `count` commands, one a line, and calls `answer` with the index and the error of each,
+    /// in order.
     fn exchange(
         &mut self,
         lines: &[u8],
