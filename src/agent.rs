@@ -134,6 +134,8 @@ struct SourceNews {
     implausible_rates: u32,
     /// From the shared state.
     median_rate: u32,
+    /// Whether `sampling_rate` is.
+    implausible: bool,
 }
 
 /// Differences of cumulative or sequence fields above this are a restart, not an advance.
@@ -142,6 +144,21 @@ const FIELD_JUMP_MAX: u32 = 1 << 24;
 impl SourceNews {
     #[inline]
     fn take(&mut self, sample: &FlowSample<'_>) {
+        // What nearly every sample is: the next one, of the same rate, nothing dropped.
+        if sample.sequence_number == self.highest.wrapping_add(1)
+            && sample.drops == self.drops
+            && sample.sampling_rate == self.sampling_rate
+            && self.samples != 0
+        {
+            self.highest = sample.sequence_number;
+            self.samples += 1;
+            self.implausible_rates += u32::from(self.implausible);
+        } else {
+            self.take_unusual(sample);
+        }
+    }
+
+    fn take_unusual(&mut self, sample: &FlowSample<'_>) {
         let number = sample.sequence_number;
         if self.samples == 0 {
             self.first = number;
@@ -162,16 +179,13 @@ impl SourceNews {
                 self.drops = sample.drops;
             }
         }
+        if sample.sampling_rate != self.sampling_rate && self.sampling_rate != 0 {
+            self.rate_changes += 1;
+        }
+        self.sampling_rate = sample.sampling_rate;
+        self.implausible = is_implausible(self.sampling_rate, self.median_rate);
         self.samples += 1;
-        if sample.sampling_rate != self.sampling_rate {
-            if self.sampling_rate != 0 {
-                self.rate_changes += 1;
-            }
-            self.sampling_rate = sample.sampling_rate;
-        }
-        if is_implausible(sample.sampling_rate, self.median_rate) {
-            self.implausible_rates += 1;
-        }
+        self.implausible_rates += u32::from(self.implausible);
     }
 }
 
@@ -449,7 +463,8 @@ pub struct Notes {
     pub totals: Totals,
     directions: [u64; 3],
     pending: Vec<Mark>,
-    sources: HashMap<DataSource, SourceNews, FixedState>,
+    /// By [`DataSource::as_u64`].
+    sources: HashMap<u64, SourceNews, FixedState>,
     foreign: Option<(IpAddr, u64)>,
     source_address: IpAddr,
     dirty: bool,
@@ -465,9 +480,18 @@ impl Notes {
         let direction = direction(sample);
         self.directions[direction] += 1;
         if self.agent.is_some() {
-            self.sources.entry(sample.data_source).or_default().take(sample);
+            let source = sample.data_source.as_u64();
+            match self.sources.get_mut(&source) {
+                Some(news) => news.take(sample),
+                None => self.first_of_source(source, sample),
+            }
         }
         direction
+    }
+
+    #[cold]
+    fn first_of_source(&mut self, source: u64, sample: &FlowSample<'_>) {
+        self.sources.entry(source).or_default().take(sample);
     }
 
     fn fold(&mut self, agents: &Agents) {
@@ -500,6 +524,7 @@ impl Notes {
             if news.samples == 0 {
                 continue;
             }
+            let source = DataSource::from_u64(source);
             let known = state.sources.contains_key(&source);
             if !known && agents.sources.fetch_add(1, Ordering::Relaxed) >= agents.sources_max {
                 agents.sources.fetch_sub(1, Ordering::Relaxed);
@@ -535,8 +560,9 @@ impl Notes {
                 }
                 news.median_rate = shared.median_rate;
             }
-            let (sampling_rate, median_rate) = (news.sampling_rate, news.median_rate);
-            *news = SourceNews { sampling_rate, median_rate, ..SourceNews::default() };
+            let SourceNews { sampling_rate, median_rate, .. } = *news;
+            let implausible = is_implausible(sampling_rate, median_rate);
+            *news = SourceNews { sampling_rate, median_rate, implausible, ..Default::default() };
         }
         if self.sources.len() > agents.sources_max {
             self.sources.clear();

@@ -51,6 +51,9 @@ pub struct Hit {
     pub protocol: IpProtocol,
 }
 
+/// Hits whose rows are found before the first of them is counted.
+const BLOCK: usize = 64;
+
 /// Counts per pair, owned by one worker for one epoch.
 #[derive(Clone, Default, Debug)]
 pub struct Ledger {
@@ -71,27 +74,33 @@ impl Ledger {
         self.index.len()
     }
 
-    /// Counts a batch. Resolving and counting in two tight loops lets the cache misses of a
-    /// batch overlap.
+    /// Counts a batch, first finding the rows and then adding to them: two tight loops, in each
+    /// of which the cache misses of many hits overlap.
     #[inline]
     pub fn count(&mut self, hits: &[Hit]) {
-        for hit in hits {
-            let slot = &mut self.index[hit.cell as usize];
-            if *slot == 0 {
-                self.cells.push(hit.cell);
-                self.rows.push(Traffic::default());
-                #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
-                {
-                    *slot = self.rows.len() as u32;
+        let mut rows = [0u32; BLOCK];
+        for block in hits.chunks(BLOCK) {
+            for (row, hit) in rows.iter_mut().zip(block) {
+                let slot = &mut self.index[hit.cell as usize];
+                if *slot == 0 {
+                    self.cells.push(hit.cell);
+                    self.rows.push(Traffic::default());
+                    #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
+                    {
+                        *slot = self.rows.len() as u32;
+                    }
                 }
+                *row = *slot - 1;
             }
-            let row = &mut self.rows[*slot as usize - 1];
-            let protocol = hit.protocol as usize;
-            let rate = u64::from(hit.sampling_rate);
-            let bytes = u64::from(hit.frame_length_bytes) * rate;
-            row.bytes[protocol] = row.bytes[protocol].saturating_add(bytes);
-            row.packets[protocol] = row.packets[protocol].saturating_add(rate);
-            row.samples[protocol] = row.samples[protocol].saturating_add(1);
+            for (&row, hit) in rows.iter().zip(block) {
+                let row = &mut self.rows[row as usize];
+                let protocol = hit.protocol as usize;
+                let rate = u64::from(hit.sampling_rate);
+                let bytes = u64::from(hit.frame_length_bytes) * rate;
+                row.bytes[protocol] = row.bytes[protocol].saturating_add(bytes);
+                row.packets[protocol] = row.packets[protocol].saturating_add(rate);
+                row.samples[protocol] = row.samples[protocol].saturating_add(1);
+            }
         }
     }
 

@@ -315,19 +315,27 @@ impl MacTable {
     /// Where the table knows none of them the error carries the VLAN that was meant: the
     /// innermost tag, else the switch's.
     #[inline]
-    pub fn vlan(&self, tags: &[VlanTag], switch: [VlanTag; 2]) -> Result<VlanTag, VlanTag> {
-        for &vlan in tags.iter().chain(&switch) {
+    pub fn vlan(
+        &self,
+        tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
+        switch: [VlanTag; 2],
+    ) -> Result<VlanTag, VlanTag> {
+        for vlan in tags.clone() {
+            if self.knows(vlan) {
+                return Ok(vlan);
+            }
+        }
+        for vlan in switch {
             if vlan.is_some() && self.knows(vlan) {
                 return Ok(vlan);
             }
         }
-        let [before, behind] = switch;
-        let meant = match tags.last() {
-            Some(&innermost) => innermost,
-            None if before.is_some() => before,
-            None => behind,
-        };
-        if !meant.is_some() && self.knows(VlanTag::NONE) { Ok(VlanTag::NONE) } else { Err(meant) }
+        let meant = tags.rev().chain(switch).find(|vlan| vlan.is_some());
+        match meant {
+            Some(vlan) => Err(vlan),
+            None if self.knows(VlanTag::NONE) => Ok(VlanTag::NONE),
+            None => Err(VlanTag::NONE),
+        }
     }
 
     /// The ledger cell of a pair.
@@ -548,17 +556,19 @@ mod tests {
     fn vlan_is_the_outermost_tag_that_the_table_knows() {
         let tag = VlanTag::new;
         let none = [VlanTag::NONE; 2];
+        let vlan =
+            |table: &MacTable, tags: &[VlanTag], switch| table.vlan(tags.iter().copied(), switch);
         let (table, _) = MacTable::build(&[record(1, 10, 1, 1), record(1, 20, 1, 2)]).unwrap();
-        assert_eq!(table.vlan(&[tag(10), tag(20)], none), Ok(tag(10)));
-        assert_eq!(table.vlan(&[tag(99), tag(20)], [tag(10), tag(10)]), Ok(tag(20)));
-        assert_eq!(table.vlan(&[tag(99)], [tag(10), tag(20)]), Ok(tag(10)));
-        assert_eq!(table.vlan(&[], [tag(98), tag(20)]), Ok(tag(20)));
-        assert_eq!(table.vlan(&[tag(99), tag(98)], [tag(97), none[0]]), Err(tag(98)));
-        assert_eq!(table.vlan(&[], [tag(97), tag(96)]), Err(tag(97)));
-        assert_eq!(table.vlan(&[], none), Err(VlanTag::NONE));
+        assert_eq!(vlan(&table, &[tag(10), tag(20)], none), Ok(tag(10)));
+        assert_eq!(vlan(&table, &[tag(99), tag(20)], [tag(10), tag(10)]), Ok(tag(20)));
+        assert_eq!(vlan(&table, &[tag(99)], [tag(10), tag(20)]), Ok(tag(10)));
+        assert_eq!(vlan(&table, &[], [tag(98), tag(20)]), Ok(tag(20)));
+        assert_eq!(vlan(&table, &[tag(99), tag(98)], [tag(97), none[0]]), Err(tag(98)));
+        assert_eq!(vlan(&table, &[], [tag(97), tag(96)]), Err(tag(97)));
+        assert_eq!(vlan(&table, &[], none), Err(VlanTag::NONE));
         let (table, _) = MacTable::build(&[record(1, 0, 1, 1)]).unwrap();
-        assert_eq!(table.vlan(&[], none), Ok(VlanTag::NONE));
-        assert_eq!(table.vlan(&[tag(5)], none), Err(tag(5)));
+        assert_eq!(vlan(&table, &[], none), Ok(VlanTag::NONE));
+        assert_eq!(vlan(&table, &[tag(5)], none), Err(tag(5)));
     }
 
     #[test]

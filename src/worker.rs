@@ -5,9 +5,9 @@
 //! or where the epoch number moves: a new plan, a flush on request, or the end. Bytes and packets
 //! are thus counted by the plan under which they came, and to the step in which they came.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{io, iter};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
@@ -367,7 +367,7 @@ impl Walk<'_> {
                 frame_length_bytes: ethernet.frame_length_bytes,
                 captured_bytes: 0,
             };
-            (sampled, self.table.vlan(&[], switch))
+            (sampled, self.table.vlan(iter::empty(), switch))
         } else {
             return Err(Loss::NoEthernet);
         };

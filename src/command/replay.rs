@@ -232,7 +232,7 @@ fn macs_seen(captures: &[PathBuf], port: u16) -> Result<Vec<MacRecord>, ReplayEr
                 [VlanTag::new(switch.source_vlan), VlanTag::new(switch.destination_vlan)]
             });
             let frame = sample.raw_packet_header.and_then(|raw| Frame::parse(raw.header).ok());
-            let vlan = frame.as_ref().and_then(|frame| frame.tags().first()).copied();
+            let vlan = frame.as_ref().and_then(|frame| frame.tags().next());
             let vlan = vlan.or_else(|| switch.into_iter().find(|vlan| vlan.is_some()));
             let macs = match (&frame, &sample.sampled_ethernet) {
                 (Some(frame), _) => [frame.source, frame.destination],
