@@ -20,6 +20,7 @@ use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW};
 use crate::decode::{DataSource, DatagramHeader, FlowSample};
 use crate::loss::{Loss, Losses};
 use crate::resolve::{AgentPolicy, Policy};
+use crate::table::{NO_KEY, Place, Table};
 
 /// Default of the number of agents that are told apart.
 pub const DEFAULT_AGENTS_MAX: usize = 4_096;
@@ -121,7 +122,7 @@ pub struct SourceState {
 }
 
 /// What a desk saw of a data source since it was last folded.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct SourceNews {
     samples: u32,
     first: u32,
@@ -142,6 +143,20 @@ struct SourceNews {
 const FIELD_JUMP_MAX: u32 = 1 << 24;
 
 impl SourceNews {
+    const NONE: SourceNews = SourceNews {
+        samples: 0,
+        first: 0,
+        highest: 0,
+        missing: 0,
+        first_drops: 0,
+        drops: 0,
+        sampling_rate: 0,
+        rate_changes: 0,
+        implausible_rates: 0,
+        median_rate: 0,
+        implausible: false,
+    };
+
     #[inline]
     fn take(&mut self, sample: &FlowSample<'_>) {
         // What nearly every sample is: the next one, of the same rate, nothing dropped.
@@ -186,6 +201,28 @@ impl SourceNews {
         self.implausible = is_implausible(self.sampling_rate, self.median_rate);
         self.samples += 1;
         self.implausible_rates += u32::from(self.implausible);
+    }
+}
+
+/// The news of one data source; a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct SourcePlace {
+    /// [`DataSource::as_u64`].
+    source: u64,
+    news: SourceNews,
+}
+
+impl Place for SourcePlace {
+    const EMPTY: SourcePlace = SourcePlace { source: NO_KEY, news: SourceNews::NONE };
+
+    #[inline]
+    fn key(&self) -> u64 {
+        self.source
+    }
+
+    fn set_key(&mut self, key: u64) {
+        self.source = key;
     }
 }
 
@@ -463,8 +500,7 @@ pub struct Notes {
     pub totals: Totals,
     directions: [u64; 3],
     pending: Vec<Mark>,
-    /// By [`DataSource::as_u64`].
-    sources: HashMap<u64, SourceNews, FixedState>,
+    sources: Table<SourcePlace>,
     foreign: Option<(IpAddr, u64)>,
     source_address: IpAddr,
     dirty: bool,
@@ -480,18 +516,11 @@ impl Notes {
         let direction = direction(sample);
         self.directions[direction] += 1;
         if self.agent.is_some() {
-            let source = sample.data_source.as_u64();
-            match self.sources.get_mut(&source) {
-                Some(news) => news.take(sample),
-                None => self.first_of_source(source, sample),
-            }
+            // There is no class of that number: such a source is taken for its neighbour.
+            let source = sample.data_source.as_u64().min(NO_KEY - 1);
+            self.sources.entry(source).news.take(sample);
         }
         direction
-    }
-
-    #[cold]
-    fn first_of_source(&mut self, source: u64, sample: &FlowSample<'_>) {
-        self.sources.entry(source).or_default().take(sample);
     }
 
     fn fold(&mut self, agents: &Agents) {
@@ -520,11 +549,12 @@ impl Notes {
             state.sequence.take(*mark);
         }
         state.last_seen_millis = state.last_seen_millis.max(stamp);
-        for (&source, news) in &mut self.sources {
+        for place in self.sources.iter_mut() {
+            let source = DataSource::from_u64(place.source);
+            let news = &mut place.news;
             if news.samples == 0 {
                 continue;
             }
-            let source = DataSource::from_u64(source);
             let known = state.sources.contains_key(&source);
             if !known && agents.sources.fetch_add(1, Ordering::Relaxed) >= agents.sources_max {
                 agents.sources.fetch_sub(1, Ordering::Relaxed);
@@ -562,10 +592,10 @@ impl Notes {
             }
             let SourceNews { sampling_rate, median_rate, .. } = *news;
             let implausible = is_implausible(sampling_rate, median_rate);
-            *news = SourceNews { sampling_rate, median_rate, implausible, ..Default::default() };
+            *news = SourceNews { sampling_rate, median_rate, implausible, ..SourceNews::NONE };
         }
         if self.sources.len() > agents.sources_max {
-            self.sources.clear();
+            self.sources = Table::default();
         }
         if let Some((from, count)) = self.foreign {
             let sum = state.foreign.map_or(0, |(_, sum)| sum) + count;
@@ -761,7 +791,7 @@ impl Notes {
             totals: Totals::default(),
             directions: [0; 3],
             pending: Vec::with_capacity(PENDING_MAX),
-            sources: HashMap::default(),
+            sources: Table::default(),
             foreign: None,
             source_address,
             dirty: false,
@@ -802,7 +832,7 @@ mod tests {
 
     fn source_after(samples: &[(u32, u32, u32)], per_fold: usize) -> SourceState {
         let mut state = SourceState::default();
-        let mut news = SourceNews::default();
+        let mut news = SourceNews::NONE;
         for (fold, samples) in samples.chunks(per_fold).enumerate() {
             for &(number, rate, drops) in samples {
                 news.take(&sample(number, rate, drops));
@@ -811,7 +841,7 @@ mod tests {
             news = SourceNews {
                 sampling_rate: news.sampling_rate,
                 median_rate: state.median_rate,
-                ..Default::default()
+                ..SourceNews::NONE
             };
         }
         state
