@@ -149,6 +149,7 @@ struct Summary {
     /// How long it took to take the driven time through the path.
     driven_millis: u128,
     live_samples: u64,
+    live_millis: u64,
     counted: u64,
     not_counted: u64,
     datagrams: u64,
@@ -249,6 +250,7 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         driven_samples,
         driven_millis,
         live_samples: sent.flow_samples,
+        live_millis: sent.elapsed_millis,
         counted: totals.counted,
         not_counted: totals.losses.iter().map(|(_, samples)| samples).sum(),
         datagrams: totals.datagrams,
@@ -276,7 +278,8 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
     if found.differing == 0 {
         writeln!(
             out,
-            "checked: {} rows of {} files equal what the simulator said, byte by byte",
+            "checked: {} rows of {} files, the step that is not over included, equal what the \
+             simulator said, byte by byte",
             grouped(found.rows),
             grouped(found.files)
         )?;
@@ -410,7 +413,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (position, digit) in digits.chars().enumerate() {
-        if position > 0 && (digits.len() - position) % 3 == 0 {
+        if position > 0 && (digits.len() - position).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -418,6 +421,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// Seconds with a tenth.
 fn seconds(millis: u128) -> String {
     format!("{}.{}", millis / 1000, millis % 1000 / 100)
 }

@@ -187,6 +187,8 @@ pub fn fetch(
     let end_secs = |end: SystemTime| end.duration_since(UNIX_EPOCH).map_or(0, |end| end.as_secs());
     data.rows()
         .iter()
+        // librrd adds the row in which the end lies, even if it lies at that row's start.
+        .filter(|row| end_secs(row.timestamp()) <= to_secs)
         .map(|row| match *row.as_slice() {
             [input, output] => {
                 Ok(Row { end_secs: end_secs(row.timestamp()), values: [input, output] })

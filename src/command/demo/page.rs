@@ -152,7 +152,6 @@ impl Drawn<'_> {
     fn facts(&self, html: &mut Html) {
         let Exchange { summary, found, .. } = self.exchange;
         let hours = (summary.live_from_secs - summary.from_secs) as f64 / 3600.0;
-        let live_secs = summary.to_secs.saturating_sub(summary.live_from_secs);
         let verdict = match found.differing {
             0 => "all as simulated".to_owned(),
             differing => format!("{differing} differences"),
@@ -166,7 +165,7 @@ impl Drawn<'_> {
             ),
             (
                 "Then live over UDP",
-                format!("{live_secs} s"),
+                format!("{} s", seconds(summary.live_millis.into())),
                 format!("{} flow samples", grouped(summary.live_samples)),
             ),
             (
@@ -185,7 +184,13 @@ impl Drawn<'_> {
                 "<div><dt>{term}</dt><dd>{figure}<small>{remark}</small></dd></div>\n"
             ));
         }
-        html.text("</dl>\n");
+        let open_secs = summary.rows_end_secs() % 86_400;
+        html.put(format_args!(
+            "</dl>\n<p class=\"soft\">What was counted since {:02}:{:02} UTC is in the files, but is \
+             no row of five minutes yet: it is drawn when that step is over.</p>\n",
+            open_secs / 3600,
+            open_secs / 60 % 60
+        ));
     }
 
     fn member(&mut self, vli: Option<VliId>) -> Result<String, DemoError> {
@@ -246,28 +251,31 @@ impl Drawn<'_> {
             IpProtocol::V4 => "IPv4",
             IpProtocol::V6 => "IPv6",
         };
-        let (subject, parties) = match file {
+        let (title, subject, parties) = match file {
             File::Aggregate { vlan, .. } => {
-                let all = "all members".to_owned();
-                (format!("VLAN {vlan}"), [all.clone(), all])
+                let (vlan, all) = (format!("VLAN {vlan}"), "all members".to_owned());
+                (vlan.clone(), vlan, [all.clone(), all])
             }
             File::Individual { vli, .. } => {
                 let (name, vlan) = (self.members.name(vli), self.members.vlan(vli));
                 (
                     format!("{name} :: VLAN {vlan}"),
+                    format!("{name}, VLAN {vlan}"),
                     [format!("{name} to all"), format!("all to {name}")],
                 )
             }
             File::Pair { vli, peer, .. } => {
                 let (name, other) = (self.members.name(vli), self.members.name(peer));
+                let vlan = self.members.vlan(vli);
                 (
-                    format!("P2P :: {name} - {other} :: VLAN {}", self.members.vlan(vli)),
+                    format!("P2P :: {name} - {other} :: VLAN {vlan}"),
+                    format!("{name} and {other}, VLAN {vlan}"),
                     [format!("{other} to {name}"), format!("{name} to {other}")],
                 )
             }
         };
         // As the portal's titles: who :: what :: protocol.
-        let title = format!("ixflow demo :: {subject} :: {ip}");
+        let title = format!("ixflow demo :: {title} :: {ip}");
         let png = graph_png(root, file, &title, summary.from_secs, summary.rows_end_secs())
             .map_err(|error| DemoError::Rrd { file, error })?;
         let (width, height) = size(&png);
@@ -299,8 +307,9 @@ impl Drawn<'_> {
              <tr><td class=\"out\">Out</td><td>{output}</td><td>{output_rate}</td>\
              <td>{output_samples}</td></tr>\n\
              <tr><td class=\"in\">In</td><td>{input}</td><td>{input_rate}</td>\
-             <td>{input_samples}</td></tr>\n</tbody></table>\n<code>rrd/{path}</code>\n\
+             <td>{input_samples}</td></tr>\n</tbody></table>\n<code>rrd/{}</code>\n\
              </figcaption>\n</figure>\n",
+            path.replace('/', "/<wbr>")
         ));
         Ok(())
     }
