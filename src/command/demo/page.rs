@@ -187,7 +187,8 @@ impl Drawn<'_> {
         let open_secs = summary.rows_end_secs() % 86_400;
         html.put(format_args!(
             "</dl>\n<p class=\"soft\">What was counted since {:02}:{:02} UTC is in the files, but is \
-             no row of five minutes yet: it is drawn when that step is over.</p>\n",
+             no row of five minutes yet, and not drawn: the first update after that step makes it \
+             one.</p>\n",
             open_secs / 3600,
             open_secs / 60 % 60
         ));
