@@ -10,7 +10,7 @@ all:
 demo:
 	@contrib/build-dependencies build
 	cargo build --release
-	target/release/ixflow demo
+	@cargo run --release --quiet -- demo
 
 # Everything that can fail: unit and integration tests with a real rrdcached.
 test:
