@@ -4,6 +4,7 @@
 mod api;
 mod config;
 mod decode;
+mod docs;
 mod simulate;
 mod sink;
 mod support;
