@@ -5,6 +5,7 @@ mod api;
 mod config;
 mod decode;
 mod demo;
+mod docs;
 mod simulate;
 mod sink;
 mod support;
