@@ -54,7 +54,7 @@ const EGRESS_EVIDENCE: u64 = 100;
 pub struct Totals {
     /// Datagrams received, refused ones included.
     pub datagrams: u64,
-    /// Flow samples read, refused ones included where they could be told.
+    /// Flow samples read: `counted` plus those of the losses that concern a whole flow sample.
     pub flow_samples: u64,
     /// Counters samples read.
     pub counters_samples: u64,
@@ -475,12 +475,15 @@ impl Agents {
 /// equals the input, the output and not the input, or neither (a LAG member, a bridge).
 #[inline]
 fn direction(sample: &FlowSample<'_>) -> usize {
-    if sample.input.format == 0 && sample.data_source.index == sample.input.value {
+    // Only an index of class 0 is an ifIndex.
+    if sample.data_source.class != 0 {
+        UNKNOWN
+    } else if sample.input.format == 0 && sample.data_source.index == sample.input.value {
         INGRESS
     } else if sample.output.format == 0 && sample.data_source.index == sample.output.value {
         EGRESS
     } else {
-        2
+        UNKNOWN
     }
 }
 
@@ -489,6 +492,9 @@ pub const INGRESS: usize = 0;
 
 /// Index of egress in [`AgentState::directions`].
 pub const EGRESS: usize = 1;
+
+/// Index of those that do not tell in [`AgentState::directions`].
+pub const UNKNOWN: usize = 2;
 
 /// One worker's notes on one agent since the last fold.
 #[derive(Debug)]

@@ -242,9 +242,15 @@ pub enum WhenFull {
 
 #[derive(Debug, Default)]
 struct Queue {
-    intervals: VecDeque<Interval>,
+    intervals: VecDeque<Arc<Interval>>,
     dropped: u64,
     closed: bool,
+}
+
+impl Queue {
+    fn pairs(&self) -> usize {
+        self.intervals.iter().map(|interval| interval.pairs.len()).sum()
+    }
 }
 
 /// Intervals on their way from the flusher to the sink.
@@ -255,6 +261,9 @@ pub struct Backlog {
     limit: usize,
     when_full: WhenFull,
 }
+
+/// Pairs of all waiting intervals at the most, whatever their number: 1.2 GB.
+pub const BACKLOG_PAIRS_MAX: usize = 25_000_000;
 
 impl Backlog {
     /// A backlog of at most `limit` intervals.
@@ -273,12 +282,23 @@ impl Backlog {
         while queue.intervals.len() >= self.limit && self.when_full == WhenFull::Wait {
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        if queue.intervals.len() >= self.limit {
+        while queue.intervals.len() >= self.limit.max(2)
+            || (queue.intervals.len() >= 2
+                && queue.pairs() + interval.pairs.len() > BACKLOG_PAIRS_MAX)
+        {
             // The one in front is being written, and may be in its file in part already.
-            queue.intervals.remove(1);
-            queue.dropped += 1;
+            if let Some(dropped) = queue.intervals.remove(1) {
+                queue.dropped += 1;
+                tracing::error!(
+                    "the backlog is full: the interval from {} to {} is given up, with what {} \
+                     pairs exchanged",
+                    dropped.from_secs,
+                    dropped.to_secs,
+                    dropped.pairs.len()
+                );
+            }
         }
-        queue.intervals.push_back(interval);
+        queue.intervals.push_back(Arc::new(interval));
         self.changed.notify_all();
     }
 
@@ -290,7 +310,7 @@ impl Backlog {
 
     /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
     /// backlog is closed and empty.
-    pub fn front(&self) -> Option<Interval> {
+    pub fn front(&self) -> Option<Arc<Interval>> {
         let mut queue = self.lock();
         loop {
             if let Some(interval) = queue.intervals.front() {
@@ -324,6 +344,7 @@ impl Backlog {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
     use crossbeam_channel::bounded;
     use proptest::prelude::*;

@@ -497,6 +497,7 @@ pub struct Plan {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
     use super::*;
 

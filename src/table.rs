@@ -35,7 +35,6 @@ impl<P: Place> Default for Table<P> {
 
 /// Fibonacci hashing: the upper half of the product depends on all bits of the key.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "a hash")]
 fn hash(key: u64) -> usize {
     (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize
 }

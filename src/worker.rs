@@ -378,7 +378,9 @@ impl Walk<'_> {
         {
             return Err(Loss::ImplausibleLength);
         }
-        let vlan = vlan.map_err(|_| Loss::UnknownVlan)?;
+        let vlan = vlan.map_err(|_| {
+            if self.table.cell_count() == 0 { Loss::NoTable } else { Loss::UnknownVlan }
+        })?;
         let cell = self.table.pair(vlan, sampled.source, sampled.destination)?;
         Ok(Hit { cell, sampling_rate, frame_length_bytes, protocol })
     }

@@ -6,6 +6,7 @@ mod config;
 mod decode;
 mod demo;
 mod docs;
+mod house;
 mod simulate;
 mod sink;
 mod support;

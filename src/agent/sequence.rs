@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn two_workers_that_fold_in_turns_agree_with_one() {
-        let lost = |n: &u32| n % 97 == 0;
+        let lost = |n: &u32| n.is_multiple_of(97);
         let all: Vec<_> = (1..=9_000u32).filter(|n| !lost(n)).collect();
         let mut sequence = Sequence::default();
         for block in all.chunks(256) {

@@ -193,7 +193,7 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         .copied()
         .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let tree = Tree::open(&root).map_err(file_error(&root))?;
-    let sink = Librrd::new(tree, Create::OnTraffic, Arc::new(AtomicBool::new(false)));
+    let sink = Librrd::new(tree, Create::OnTraffic);
     let state = Arc::new(State::new(Agents::new(DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX), 1));
     let setup = Setup {
         step_secs: u32::try_from(STEP_SECS).unwrap_or(u32::MAX),

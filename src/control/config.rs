@@ -584,8 +584,8 @@ pub const KEYS: &[Key<Config>] = &[
         name: "sflow_statedir",
         expected: "a directory",
         default: DEFAULT_STATE_DIR,
-        meaning: "Directory for what must survive a restart: the last good MAC table, counts \
-                  that are not written yet.",
+        meaning: "Directory for what must survive a restart: the last good MAC table. One daemon \
+                  at a time can use it.",
         list: false,
         set: |config, text| keep(&mut config.state_dir, Some(text.into())),
         show: |config| Some(config.state_dir.display().to_string().into()),

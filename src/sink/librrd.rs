@@ -8,8 +8,6 @@
 //! interval.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rrd::ConsolidationFn;
@@ -39,13 +37,12 @@ const AGAIN_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Librrd {
     feed: Feed,
-    stop: Arc<AtomicBool>,
 }
 
 impl Librrd {
-    /// Writes into `tree`, making files as `create` says, until `stop` is raised.
-    pub fn new(tree: Tree, create: Create, stop: Arc<AtomicBool>) -> Librrd {
-        Librrd { feed: Feed::new(tree, create), stop }
+    /// Writes into `tree`, making files as `create` says.
+    pub fn new(tree: Tree, create: Create) -> Librrd {
+        Librrd { feed: Feed::new(tree, create) }
     }
 }
 
@@ -60,9 +57,6 @@ impl Sink for Librrd {
         let mut outcome = Outcome::default();
         let mut again = Vec::new();
         self.feed.try_each(interval, |update| {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(SinkError::Stopped);
-            }
             match write_one(&root, &update, &span, &mut outcome) {
                 Ok(()) => {}
                 Err(reason) if is_locked(&reason) && again.len() < AGAIN_MAX => again.push(update),
