@@ -403,8 +403,9 @@ fn expanded_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
 }
 
 impl<'a> FlowSample<'a> {
-    /// Reads the `count` records of a flow sample into it.
-    #[inline]
+    /// Reads the `count` records of a flow sample into it. Inlined, so that the sample need not
+    /// go through memory.
+    #[inline(always)]
     fn read_records(&mut self, mut records: &'a [u8], count: u32) -> Result<(), Loss> {
         for _ in 0..count {
             let (rest, (format, record)) = block(records).map_err(record_overrun)?;

@@ -252,9 +252,9 @@ impl<S: Source> Worker<S> {
 
     fn hand_over(&mut self, to_millis: u64, last: bool) {
         let cell_count = self.plan.table.cell_count();
-        let spare = if last { Some(Ledger::default()) } else { self.spares.try_recv().ok() };
+        let spare = if last { Some(Ledger::new(0)) } else { self.spares.try_recv().ok() };
         let fresh = match spare {
-            Some(ledger) if last || ledger.cell_count() == cell_count as usize => ledger,
+            Some(ledger) if last || ledger.cell_count() == cell_count => ledger,
             _ => Ledger::new(cell_count),
         };
         let handover = Handover {
