@@ -89,7 +89,10 @@ pub struct UdpSockets {
 pub struct UdpSource {
     sockets: Vec<Socket>,
     inodes: Vec<u64>,
-    headers: MultiHeaders<SockaddrStorage>,
+    /// One for each socket: the kernel leaves the length of the address that it wrote in them,
+    /// and takes it for the room that there is (recvmsg(2)), so that IPv6 addresses would be cut
+    /// off where IPv4 ones were.
+    headers: Vec<MultiHeaders<SockaddrStorage>>,
     buffers: Vec<u8>,
     slots: Vec<Slot>,
     clock: Clock,
@@ -187,10 +190,11 @@ impl UdpSockets {
             .filter_map(|socket| nix::sys::stat::fstat(socket.as_fd()).ok())
             .map(|stat| stat.st_ino)
             .collect();
+        let headers = self.sockets.iter().map(|_| MultiHeaders::preallocate(BATCH_MAX, None));
         UdpSource {
-            sockets: self.sockets,
             inodes,
-            headers: MultiHeaders::preallocate(BATCH_MAX, None),
+            headers: headers.collect(),
+            sockets: self.sockets,
             buffers: vec![0; BATCH_MAX * BUFFER_STRIDE_BYTES],
             slots: Vec::with_capacity(BATCH_MAX),
             clock,
@@ -224,7 +228,7 @@ impl UdpSource {
                 None => [IoSliceMut::new(&mut [])],
             })
         };
-        match recvmmsg(fd, &mut self.headers, slices.iter_mut(), flags, None) {
+        match recvmmsg(fd, &mut self.headers[socket], slices.iter_mut(), flags, None) {
             Ok(messages) => {
                 self.slots.extend(messages.map(|message| Slot {
                     length: message.bytes,
@@ -356,19 +360,24 @@ mod tests {
             ["127.0.0.1:0", "[::1]:0"].iter().map(|a| a.parse().unwrap()).collect();
         let (addresses, mut source) = source(&listen, 1 << 20, Clock::System);
         let largest = vec![0xab; 65_507];
-        for address in addresses {
-            let sender = UdpSocket::bind((address.ip(), 0)).unwrap();
-            sender.send_to(&largest, address).unwrap();
-        }
-        let mut seen = Vec::new();
+        // Twice, so that both families come after the other.
         for _ in 0..2 {
-            seen.extend(receive_some(&mut source).into_iter().map(|(from, bytes)| {
-                assert_eq!(bytes, largest);
-                from.is_ipv4()
-            }));
+            let mut sent = Vec::new();
+            for address in &addresses {
+                let sender = UdpSocket::bind((address.ip(), 0)).unwrap();
+                sender.send_to(&largest, address).unwrap();
+                sent.push(sender.local_addr().unwrap());
+            }
+            let mut seen = Vec::new();
+            for _ in 0..2 {
+                seen.extend(receive_some(&mut source).into_iter().map(|(from, bytes)| {
+                    assert_eq!(bytes, largest);
+                    from
+                }));
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, sent);
         }
-        seen.sort_unstable();
-        assert_eq!(seen, [false, true]);
     }
 
     #[test]
