@@ -7,3 +7,4 @@ mod decode;
 mod simulate;
 mod sink;
 mod support;
+mod truth;

@@ -1,3 +1,5 @@
 //! What several themes need.
 
+pub(crate) mod datagram;
+pub(crate) mod path;
 pub(crate) mod rrdcached;
