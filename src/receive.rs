@@ -112,17 +112,23 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-fn open(
-    address: SocketAddr,
-    also_v4: bool,
-    receive_buffer_bytes: usize,
-) -> Result<Socket, ListenError> {
+fn new_socket(address: SocketAddr, also_v4: bool) -> Result<Socket, ListenError> {
     let failed = |step| move |source| ListenError { address, step, source };
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
         .map_err(failed("socket"))?;
     if address.is_ipv6() {
         socket.set_only_v6(!also_v4).map_err(failed("IPV6_V6ONLY"))?;
     }
+    Ok(socket)
+}
+
+fn open(
+    address: SocketAddr,
+    also_v4: bool,
+    receive_buffer_bytes: usize,
+) -> Result<Socket, ListenError> {
+    let failed = |step| move |source| ListenError { address, step, source };
+    let socket = new_socket(address, also_v4)?;
     // FreeBSD: SO_REUSEPORT alone lets several sockets bind, but delivers to one of them;
     // SO_REUSEPORT_LB balances (setsockopt(2)).
     #[cfg(target_os = "freebsd")]
@@ -153,6 +159,27 @@ fn open(
 }
 
 impl UdpSockets {
+    /// Whether nobody listens on the addresses yet.
+    ///
+    /// With SO_REUSEPORT a second daemon of the same user would bind as well, and the kernel
+    /// would give it a part of the agents: each would write half of the truth.
+    ///
+    /// # Errors
+    ///
+    /// Somebody listens. Whatever else is wrong, [`UdpSockets::bind`] will say.
+    pub fn check_unused(addresses: &[SocketAddr]) -> Result<(), ListenError> {
+        for &address in addresses {
+            let socket = new_socket(address, false);
+            let bound = socket.map(|socket| socket.bind(&address.into()));
+            if let Ok(Err(source)) = bound
+                && source.kind() == io::ErrorKind::AddrInUse
+            {
+                return Err(ListenError { address, step: "bind", source });
+            }
+        }
+        Ok(())
+    }
+
     /// Binds one socket to each address.
     ///
     /// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed; where the

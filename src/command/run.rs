@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -38,6 +38,10 @@ const FAILURES_PER_LINE: u64 = 10;
 
 /// Conflicts that are remembered as reported.
 const CONFLICTS_MAX: usize = 10_000;
+
+/// Signals to stop that come within this time are one demand: timeout(1) and shells send them to
+/// the process and to its group.
+const ONE_DEMAND: Duration = Duration::from_secs(1);
 
 /// How long a command to rrdcached may go on after the daemon was told to stop.
 const STOP_GRACE: Duration = Duration::from_secs(10);
@@ -115,6 +119,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let plan = Plan { table: table.unwrap_or_default(), policy: policy(&config) };
 
     let clock = Clock::System;
+    UdpSockets::check_unused(&config.listen)?;
     let mut sources = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
         sources.push(UdpSockets::bind(&config.listen, config.receive_buffer_bytes)?);
@@ -165,15 +170,17 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     {
         let (epoch, reload) = (epoch.clone(), reload.clone());
         spawn("signals", move || {
-            let mut stopping = false;
+            let mut stopping: Option<Instant> = None;
             for signal in signals.forever() {
                 if signal == SIGHUP {
                     reload.notify_one();
-                } else if stopping {
-                    tracing::warn!("told to stop twice: ending at once");
-                    std::process::exit(1);
+                } else if let Some(since) = stopping {
+                    if since.elapsed() >= ONE_DEMAND {
+                        tracing::warn!("told to stop twice: ending at once");
+                        std::process::exit(1);
+                    }
                 } else {
-                    stopping = true;
+                    stopping = Some(Instant::now());
                     tracing::info!("told to stop: flushing what was counted");
                     epoch.stop();
                     let stop_now = stop_now.clone();
