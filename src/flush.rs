@@ -192,7 +192,7 @@ impl Flusher {
                 continue;
             }
             let covered_secs = self.covered_to_secs.unwrap_or(0);
-            let begun_secs = step.from_millis / 1_000;
+            let begun_secs = step.from_millis.div_ceil(1_000);
             self.emit(end_secs, to_secs.max(covered_secs + 1).max(begun_secs + 1));
         }
     }
@@ -200,7 +200,9 @@ impl Flusher {
     /// Hands on what is known of the step that ends at `end_secs` as an interval up to `to_secs`.
     fn emit(&mut self, end_secs: u64, to_secs: u64) {
         let Some(step) = self.steps.remove(&end_secs) else { return };
-        let observed_secs = step.from_millis / 1_000;
+        // The end of the interval before was rounded up as well, by the daemon that ran before
+        // a restart too: files would spread these counts over fewer seconds than they are for.
+        let observed_secs = step.from_millis.div_ceil(1_000);
         let from_secs =
             self.covered_to_secs.map_or(observed_secs, |covered| covered.max(observed_secs));
         if to_secs <= from_secs {
@@ -409,7 +411,7 @@ mod tests {
         assert_eq!(bench.intervals(), []);
         bench.hand_over(0, 0, (600_000, 900_000), 7);
         bench.hand_over(1, 0, (450_700, 600_000), 11);
-        assert_eq!(bench.intervals(), [(450, 600, true, 16)]);
+        assert_eq!(bench.intervals(), [(451, 600, true, 16)]);
         bench.hand_over(1, 0, (600_000, 900_000), 0);
         assert_eq!(bench.intervals()[1], (600, 900, false, 7));
         assert!(bench.backlog.lock().intervals[1].lans[0].vlis.contains(&VliId(102)));
@@ -467,7 +469,7 @@ mod tests {
         let mut bench = Bench::new(1);
         bench.hand_over(0, 0, (300_000, 600_000), 1);
         bench.hand_over(0, 0, (5_000_500, 5_100_000), 2);
-        assert_eq!(bench.intervals(), [(300, 600, true, 1), (5_000, 5_100, true, 2)]);
+        assert_eq!(bench.intervals(), [(300, 600, true, 1), (5_001, 5_100, true, 2)]);
     }
 
     #[test]

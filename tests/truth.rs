@@ -237,8 +237,8 @@ fn plan(fabric: &Fabric) -> Plan {
     Plan { table, policy }
 }
 
-fn start(fabric: &Fabric, bench: &Bench, from_secs: u64) -> Running {
-    Running::start(2, Agents::new(100, 1_000), plan(fabric), bench.sink(), from_secs)
+fn start(fabric: &Fabric, bench: &Bench, from_millis: u64) -> Running {
+    Running::start(2, Agents::new(100, 1_000), plan(fabric), bench.sink(), from_millis)
 }
 
 /// What was received is what was said, and what is not counted has a name.
@@ -259,7 +259,7 @@ fn every_file_holds_the_truth(bench: &Bench) {
     let mut voice = Voice::new(&fabric);
     let mut intervals = Vec::new();
 
-    let mut running = start(&fabric, bench, START_SECS);
+    let mut running = start(&fabric, bench, START_SECS * 1_000);
     for end_secs in (1..=4).map(|step| START_SECS + 300 * step) {
         if end_secs == START_SECS + 900 {
             // Nobody says a word: the files that are there are fed zeros.
@@ -269,10 +269,11 @@ fn every_file_holds_the_truth(bench: &Bench) {
         running.pass_boundary(end_secs);
     }
     // Told to stop inside a step, and started again: the row is the sum of both parts.
-    let stop_secs = START_SECS + 1_200 + 137;
+    let stop_millis = (START_SECS + 1_200 + 137) * 1_000 + 400;
+    let stop_secs = stop_millis / 1_000 + 1;
     let mut broken = voice.speak(&mut running, stop_secs);
     running.settle();
-    running.set_secs(stop_secs);
+    running.set_millis(stop_millis);
     let totals = running.state.agents.totals();
     let (state, result) = running.stop();
     result.unwrap();
@@ -295,7 +296,8 @@ fn every_file_holds_the_truth(bench: &Bench) {
     let (sequence, agent_drops) = state.agents.sequence_counts();
     assert_eq!((sequence.gaps, agent_drops), (0, 0));
 
-    let mut running = start(&fabric, bench, stop_secs);
+    // Within the second in which it stopped.
+    let mut running = start(&fabric, bench, stop_millis + 200);
     let rest = voice.speak(&mut running, START_SECS + 1_500);
     for (pair, traffic) in rest {
         broken.entry(pair).or_default().merge(&traffic);
@@ -405,7 +407,7 @@ fn whatever_is_not_counted_has_a_name() {
     let bench = Bench::new("librrd", None);
     let fabric = Fabric::from_toml(FABRIC).unwrap();
     let mut voice = Voice::new(&fabric);
-    let mut running = start(&fabric, &bench, START_SECS);
+    let mut running = start(&fabric, &bench, START_SECS * 1_000);
     let said = voice.speak(&mut running, START_SECS + 300);
     let mut losses = Losses::default();
     for (payload, expected) in faults(&fabric) {

@@ -48,15 +48,15 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts at `from_secs`, with steps of 300 seconds.
+    /// Starts at `from_millis`, with steps of 300 seconds.
     pub(crate) fn start(
         workers: usize,
         agents: Agents,
         plan: Plan,
         sink: Box<dyn Sink>,
-        from_secs: u64,
+        from_millis: u64,
     ) -> Running {
-        let clock = Clock::driven(from_secs * 1_000);
+        let clock = Clock::driven(from_millis);
         let v4: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let v6: SocketAddr = "[::1]:0".parse().unwrap();
         let both = [v4, v6];
@@ -79,7 +79,7 @@ impl Running {
         let state = Arc::new(State::new(agents, workers));
         let setup = Setup {
             step_secs: 300,
-            from_millis: Some(from_secs * 1_000),
+            from_millis: Some(from_millis),
             backlog_max: 100,
             when_full: WhenFull::DropOldest,
         };
@@ -111,10 +111,6 @@ impl Running {
         UdpSocket::bind((from, 0)).unwrap().send_to(payload, self.addresses[0]).unwrap();
         self.sent += 1;
         self.in_flight += 1;
-    }
-
-    pub(crate) fn now_secs(&self) -> u64 {
-        self.clock.now_millis() / 1_000
     }
 
     /// Waits until all that was sent is folded into the state, for which time must pass: up to
@@ -149,9 +145,9 @@ impl Running {
     }
 
     /// Moves the time within a step.
-    pub(crate) fn set_secs(&mut self, secs: u64) {
-        assert!(secs >= self.now_secs());
-        self.clock.set_millis(secs * 1_000);
+    pub(crate) fn set_millis(&mut self, millis: u64) {
+        assert!(millis >= self.clock.now_millis());
+        self.clock.set_millis(millis);
     }
 
     /// Tells the path to stop, and waits until everything is written.
