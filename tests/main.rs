@@ -4,6 +4,7 @@
 mod api;
 mod config;
 mod decode;
+mod house;
 mod run;
 mod simulate;
 mod sink;
