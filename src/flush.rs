@@ -74,6 +74,8 @@ pub struct Flusher {
     lans: Arc<[Lan]>,
     lans_epoch: u64,
     flushed_epoch: u64,
+    /// The epoch of the request to flush that comes next, if it is above `flushed_epoch`.
+    awaited_epoch: u64,
 }
 
 impl Flusher {
@@ -98,6 +100,7 @@ impl Flusher {
             covered_to_secs: None,
             lans_epoch: 0,
             flushed_epoch: 0,
+            awaited_epoch: 0,
         }
     }
 
@@ -159,9 +162,14 @@ impl Flusher {
             self.emit(end_secs, end_secs);
         }
         let requested = self.epoch.flush_requested();
-        let reached = self.workers.iter().all(|worker| worker.ended || worker.epoch >= requested);
-        if all_ended || (requested > self.flushed_epoch && reached) {
-            self.flushed_epoch = requested;
+        if self.awaited_epoch <= self.flushed_epoch {
+            self.awaited_epoch = requested;
+        }
+        // The request that was seen first is awaited: later ones must not put it off for ever.
+        let awaited = self.awaited_epoch;
+        let reached = self.workers.iter().all(|worker| worker.ended || worker.epoch >= awaited);
+        if all_ended || (awaited > self.flushed_epoch && reached) {
+            self.flushed_epoch = awaited;
             let to_millis = self.workers.iter().map(|worker| worker.to_millis).max();
             let to_secs = to_millis.unwrap_or(0).div_ceil(1_000);
             if let Some((&end_secs, _)) = self.steps.first_key_value() {
@@ -192,7 +200,7 @@ impl Flusher {
                 continue;
             }
             let covered_secs = self.covered_to_secs.unwrap_or(0);
-            let begun_secs = step.from_millis / 1_000;
+            let begun_secs = step.from_millis.div_ceil(1_000);
             self.emit(end_secs, to_secs.max(covered_secs + 1).max(begun_secs + 1));
         }
     }
@@ -200,7 +208,9 @@ impl Flusher {
     /// Hands on what is known of the step that ends at `end_secs` as an interval up to `to_secs`.
     fn emit(&mut self, end_secs: u64, to_secs: u64) {
         let Some(step) = self.steps.remove(&end_secs) else { return };
-        let observed_secs = step.from_millis / 1_000;
+        // The end of the interval before was rounded up as well, by the daemon that ran before
+        // a restart too: files would spread these counts over fewer seconds than they are for.
+        let observed_secs = step.from_millis.div_ceil(1_000);
         let from_secs =
             self.covered_to_secs.map_or(observed_secs, |covered| covered.max(observed_secs));
         if to_secs <= from_secs {
@@ -430,7 +440,7 @@ mod tests {
         assert_eq!(bench.intervals(), []);
         bench.hand_over(0, 0, (600_000, 900_000), 7);
         bench.hand_over(1, 0, (450_700, 600_000), 11);
-        assert_eq!(bench.intervals(), [(450, 600, true, 16)]);
+        assert_eq!(bench.intervals(), [(451, 600, true, 16)]);
         bench.hand_over(1, 0, (600_000, 900_000), 0);
         assert_eq!(bench.intervals()[1], (600, 900, false, 7));
         assert!(bench.backlog.lock().intervals[1].lans[0].vlis.contains(&VliId(102)));
@@ -462,6 +472,20 @@ mod tests {
     }
 
     #[test]
+    fn requests_to_flush_that_follow_each_other_do_not_put_the_flush_off() {
+        let mut bench = Bench::new(1);
+        bench.hand_over(0, 0, (300_000, 400_000), 1);
+        for n in 0..5 {
+            let epoch = bench.epoch.request_flush();
+            let millis = (400_000 + n * 2_000, 402_000 + n * 2_000);
+            // The worker is always one request behind.
+            bench.hand_over(0, epoch - 1, millis, 1);
+        }
+        assert_eq!(bench.intervals()[0], (300, 404, true, 3));
+        assert_eq!(bench.intervals().len(), 2);
+    }
+
+    #[test]
     fn counts_without_a_second_of_their_own_go_into_the_next_interval() {
         let mut bench = Bench::new(1);
         bench.hand_over(0, 0, (300_000, 600_000), 1);
@@ -488,7 +512,7 @@ mod tests {
         let mut bench = Bench::new(1);
         bench.hand_over(0, 0, (300_000, 600_000), 1);
         bench.hand_over(0, 0, (5_000_500, 5_100_000), 2);
-        assert_eq!(bench.intervals(), [(300, 600, true, 1), (5_000, 5_100, true, 2)]);
+        assert_eq!(bench.intervals(), [(300, 600, true, 1), (5_001, 5_100, true, 2)]);
     }
 
     #[test]

@@ -89,7 +89,10 @@ pub struct UdpSockets {
 pub struct UdpSource {
     sockets: Vec<Socket>,
     inodes: Vec<u64>,
-    headers: MultiHeaders<SockaddrStorage>,
+    /// One for each socket: the kernel leaves the length of the address that it wrote in them,
+    /// and takes it for the room that there is (recvmsg(2)), so that IPv6 addresses would be cut
+    /// off where IPv4 ones were.
+    headers: Vec<MultiHeaders<SockaddrStorage>>,
     buffers: Vec<u8>,
     slots: Vec<Slot>,
     clock: Clock,
@@ -109,17 +112,23 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-fn open(
-    address: SocketAddr,
-    also_v4: bool,
-    receive_buffer_bytes: usize,
-) -> Result<Socket, ListenError> {
+fn new_socket(address: SocketAddr, also_v4: bool) -> Result<Socket, ListenError> {
     let failed = |step| move |source| ListenError { address, step, source };
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))
         .map_err(failed("socket"))?;
     if address.is_ipv6() {
         socket.set_only_v6(!also_v4).map_err(failed("IPV6_V6ONLY"))?;
     }
+    Ok(socket)
+}
+
+fn open(
+    address: SocketAddr,
+    also_v4: bool,
+    receive_buffer_bytes: usize,
+) -> Result<Socket, ListenError> {
+    let failed = |step| move |source| ListenError { address, step, source };
+    let socket = new_socket(address, also_v4)?;
     // FreeBSD: SO_REUSEPORT alone lets several sockets bind, but delivers to one of them;
     // SO_REUSEPORT_LB balances (setsockopt(2)).
     #[cfg(target_os = "freebsd")]
@@ -150,6 +159,27 @@ fn open(
 }
 
 impl UdpSockets {
+    /// Whether nobody listens on the addresses yet.
+    ///
+    /// With SO_REUSEPORT a second daemon of the same user would bind as well, and the kernel
+    /// would give it a part of the agents: each would write half of the truth.
+    ///
+    /// # Errors
+    ///
+    /// Somebody listens. Whatever else is wrong, [`UdpSockets::bind`] will say.
+    pub fn check_unused(addresses: &[SocketAddr]) -> Result<(), ListenError> {
+        for &address in addresses {
+            let socket = new_socket(address, false);
+            let bound = socket.map(|socket| socket.bind(&address.into()));
+            if let Ok(Err(source)) = bound
+                && source.kind() == io::ErrorKind::AddrInUse
+            {
+                return Err(ListenError { address, step: "bind", source });
+            }
+        }
+        Ok(())
+    }
+
     /// Binds one socket to each address.
     ///
     /// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed; where the
@@ -187,10 +217,11 @@ impl UdpSockets {
             .filter_map(|socket| nix::sys::stat::fstat(socket.as_fd()).ok())
             .map(|stat| stat.st_ino)
             .collect();
+        let headers = self.sockets.iter().map(|_| MultiHeaders::preallocate(BATCH_MAX, None));
         UdpSource {
-            sockets: self.sockets,
             inodes,
-            headers: MultiHeaders::preallocate(BATCH_MAX, None),
+            headers: headers.collect(),
+            sockets: self.sockets,
             buffers: vec![0; BATCH_MAX * BUFFER_STRIDE_BYTES],
             slots: Vec::with_capacity(BATCH_MAX),
             clock,
@@ -224,7 +255,7 @@ impl UdpSource {
                 None => [IoSliceMut::new(&mut [])],
             })
         };
-        match recvmmsg(fd, &mut self.headers, slices.iter_mut(), flags, None) {
+        match recvmmsg(fd, &mut self.headers[socket], slices.iter_mut(), flags, None) {
             Ok(messages) => {
                 self.slots.extend(messages.map(|message| Slot {
                     length: message.bytes,
@@ -356,19 +387,24 @@ mod tests {
             ["127.0.0.1:0", "[::1]:0"].iter().map(|a| a.parse().unwrap()).collect();
         let (addresses, mut source) = source(&listen, 1 << 20, Clock::System);
         let largest = vec![0xab; 65_507];
-        for address in addresses {
-            let sender = UdpSocket::bind((address.ip(), 0)).unwrap();
-            sender.send_to(&largest, address).unwrap();
-        }
-        let mut seen = Vec::new();
+        // Twice, so that both families come after the other.
         for _ in 0..2 {
-            seen.extend(receive_some(&mut source).into_iter().map(|(from, bytes)| {
-                assert_eq!(bytes, largest);
-                from.is_ipv4()
-            }));
+            let mut sent = Vec::new();
+            for address in &addresses {
+                let sender = UdpSocket::bind((address.ip(), 0)).unwrap();
+                sender.send_to(&largest, address).unwrap();
+                sent.push(sender.local_addr().unwrap());
+            }
+            let mut seen = Vec::new();
+            for _ in 0..2 {
+                seen.extend(receive_some(&mut source).into_iter().map(|(from, bytes)| {
+                    assert_eq!(bytes, largest);
+                    from
+                }));
+            }
+            seen.sort_unstable();
+            assert_eq!(seen, sent);
         }
-        seen.sort_unstable();
-        assert_eq!(seen, [false, true]);
     }
 
     #[test]

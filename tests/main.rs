@@ -7,6 +7,8 @@ mod decode;
 mod demo;
 mod docs;
 mod house;
+mod run;
 mod simulate;
 mod sink;
 mod support;
+mod truth;

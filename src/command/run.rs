@@ -45,7 +45,7 @@ const LOCK_FILE: &str = "ixflow.lock";
 
 /// A signal to stop that follows another one within this time is its echo: timeout(1) and
 /// terminals tell the process and its group.
-const STOP_ECHO: Duration = Duration::from_millis(500);
+const STOP_ECHO: Duration = Duration::from_secs(1);
 
 /// Arguments of `ixflow run`.
 #[derive(clap::Args, Debug)]
@@ -133,6 +133,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let plan = Plan { table: table.unwrap_or_default(), policy: policy(&config) };
 
     let clock = Clock::System;
+    UdpSockets::check_unused(&config.listen)?;
     let mut sources = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
         sources.push(UdpSockets::bind(&config.listen, config.receive_buffer_bytes)?);

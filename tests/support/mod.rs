@@ -1,3 +1,6 @@
 //! What several themes need.
 
+pub(crate) mod datagram;
+pub(crate) mod ixflow;
+pub(crate) mod path;
 pub(crate) mod rrdcached;

@@ -1,0 +1,447 @@
+//! A simulated exchange speaks sFlow over UDP, and every digit of every file is what it said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ixflow::agent::{Agents, Totals};
+use ixflow::count::Traffic;
+use ixflow::ixp::{IpProtocol, Unit, VliId};
+use ixflow::loss::{Loss, Losses};
+use ixflow::resolve::{Conflict, MacTable, Plan, Policy};
+use ixflow::simulate::{Fabric, Generator, Truth};
+use ixflow::sink::librrd::{Librrd, fetch};
+use ixflow::sink::rrdcached::{Rrdcached, Settings};
+use ixflow::sink::{Consolidation, Create, File, Sink, Tree};
+
+use crate::support::datagram::{announcing, block, datagram, flow, flow_content, frame, raw};
+use crate::support::datagram::{switch, words};
+use crate::support::path::{Running, START_SECS, files_below};
+use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
+
+/// Two infrastructures that share tag 10, ports tagged and not, up to three MACs a VLI, compact
+/// and expanded samples, agents of both families, and all noise that a fabric makes. The rates
+/// are primes, so that no total is round.
+const FABRIC: &str = r#"
+seed = 20
+members = 6
+macs_per_member = 3
+tagged_share = 0.5
+ipv6_share = 0.35
+zipf_exponent = 0.8
+counters_interval_secs = 30
+frame_length = [
+    { bytes = 64, share = 0.4 }, { bytes = 777, share = 0.3 }, { bytes = 1518, share = 0.3 },
+]
+
+[noise]
+arp = 0.01
+unknown_vlan = 0.01
+multicast = 0.01
+unknown_source = 0.01
+unknown_destination = 0.01
+same_vli = 0.01
+egress = 0.01
+discarded = 0.01
+
+[[infrastructure]]
+id = 1
+[[infrastructure.vlan]]
+tag = 10
+[[infrastructure.vlan]]
+tag = 20
+member_share = 0.5
+
+[[infrastructure]]
+id = 2
+[[infrastructure.vlan]]
+tag = 10
+member_share = 0.5
+[[infrastructure.vlan]]
+tag = 30
+
+[[switch]]
+agent = "192.0.2.1"
+infrastructure = 1
+sampling_rate = 4099
+
+[[switch]]
+agent = "192.0.2.2"
+infrastructure = 1
+sampling_rate = 16381
+expanded = true
+extended_switch = "untagged"
+if_index_base = 33554432
+
+[[switch]]
+agent = "2001:db8::3"
+infrastructure = 2
+sampling_rate = 1021
+extended_switch = "zero"
+"#;
+
+/// Flow samples a second.
+const RATE: u32 = 15;
+
+/// What a VLI sent to another, by the pair.
+type Pairs = BTreeMap<(VliId, VliId), Traffic>;
+
+fn pairs(truth: &Truth) -> Pairs {
+    truth.pairs().into_iter().map(|pair| ((pair.source, pair.destination), pair.traffic)).collect()
+}
+
+/// What was sent between two moments.
+fn since(later: &Pairs, earlier: &Pairs) -> Pairs {
+    let mut difference = later.clone();
+    for (pair, before) in earlier {
+        let traffic = difference.get_mut(pair).unwrap();
+        for p in 0..2 {
+            traffic.bytes[p] -= before.bytes[p];
+            traffic.packets[p] -= before.packets[p];
+            traffic.samples[p] -= before.samples[p];
+        }
+    }
+    difference
+}
+
+/// The fabric's voice, and what it said since it was last asked.
+struct Voice {
+    generator: Generator,
+    said: Pairs,
+}
+
+impl Voice {
+    fn new(fabric: &Fabric) -> Voice {
+        let generator = fabric.generator(START_SECS * 1_000, RATE).with_truth(300);
+        Voice { generator, said: Pairs::new() }
+    }
+
+    /// Speaks until `end_secs`, and returns what was to be counted.
+    fn speak(&mut self, running: &mut Running, end_secs: u64) -> Pairs {
+        let mut payload = Vec::new();
+        while self.generator.next_micros() < end_secs * 1_000_000 {
+            let emitted = self.generator.generate(&mut payload);
+            running.send(emitted.switch, emitted.source.is_ipv6(), &payload);
+        }
+        let said = pairs(&self.generator.clone().finish());
+        let news = since(&said, &self.said);
+        self.said = said;
+        news
+    }
+}
+
+/// The tree under test, and the daemon that keeps it, if any.
+struct Bench {
+    name: &'static str,
+    daemon: Option<daemon::Rrdcached>,
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(name: &'static str, options: Option<&[&str]>) -> Bench {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("tree")).unwrap();
+        let daemon = options.map(|options| daemon::Rrdcached::start(directory.path(), options));
+        Bench { name, daemon, directory }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.directory.path().canonicalize().unwrap().join("tree")
+    }
+
+    fn sink(&self) -> Box<dyn Sink> {
+        let Some(daemon) = &self.daemon else {
+            let tree = Tree::open(&self.root()).unwrap();
+            return Box::new(Librrd::new(tree, Create::OnTraffic));
+        };
+        let settings = Settings {
+            address: daemon.address.clone(),
+            root: self.root(),
+            create: Create::OnTraffic,
+            timeout: Duration::from_secs(60),
+        };
+        Box::new(Rrdcached::new(settings, Arc::default()).unwrap())
+    }
+
+    /// The rows of a file that end in `from_secs < end <= to_secs`.
+    fn rows(&self, file: File, from_secs: u64, to_secs: u64) -> Vec<[f64; 2]> {
+        let path = file.path(&self.root());
+        if let Some(daemon) = &self.daemon {
+            daemon.flush(&path);
+        }
+        let rows = fetch(&path, Consolidation::Average, from_secs, to_secs, 300).unwrap();
+        let rows = rows.iter().filter(|row| row.end_secs > from_secs && row.end_secs <= to_secs);
+        rows.map(|row| row.values).collect()
+    }
+}
+
+/// Every file that the fabric can have, with `traffic_in` and `traffic_out` of one interval.
+fn expected(fabric: &Fabric, traffic: &Pairs) -> BTreeMap<String, (File, [u64; 2])> {
+    let mut files = BTreeMap::new();
+    let none = Traffic::default();
+    let sent =
+        |source: VliId, destination: VliId| traffic.get(&(source, destination)).unwrap_or(&none);
+    for (protocol, unit) in
+        IpProtocol::ALL.into_iter().flat_map(|p| Unit::ALL.into_iter().map(move |unit| (p, unit)))
+    {
+        let amount = |traffic: &Traffic| match unit {
+            Unit::Bytes => traffic.bytes[protocol as usize],
+            Unit::Packets => traffic.packets[protocol as usize],
+        };
+        let mut insert = |file: File, values: [u64; 2]| {
+            let (_, sums) = files.entry(file.to_string()).or_insert((file, [0, 0]));
+            *sums = [sums[0] + values[0], sums[1] + values[1]];
+        };
+        for vli in fabric.vlis() {
+            let lan = (vli.infrastructure, vli.vlan);
+            let peers = fabric
+                .vlis()
+                .iter()
+                .filter(|peer| (peer.infrastructure, peer.vlan) == lan && peer.id != vli.id);
+            let (mut out_of, mut into) = (0, 0);
+            for peer in peers {
+                let [to_peer, from_peer] =
+                    [amount(sent(vli.id, peer.id)), amount(sent(peer.id, vli.id))];
+                // What the peer sent comes in, what it receives goes out...
+                let file = File::Pair { protocol, unit, vli: vli.id, peer: peer.id };
+                insert(file, [from_peer, to_peer]);
+                out_of += to_peer;
+                into += from_peer;
+            }
+            // ... but an individual's own sending is its `traffic_in`.
+            insert(File::Individual { protocol, unit, vli: vli.id }, [out_of, into]);
+            insert(File::Aggregate { protocol, unit, vlan: vli.vlan }, [out_of, into]);
+        }
+    }
+    files
+}
+
+/// The stored rate stands for this total, to the last digit but the few units in the last place
+/// by which librrd's parser of decimals errs; a row of two updates is rounded twice.
+fn assert_rate(rate: f64, total: u64, ulps_max: u64, what: &str) {
+    let truth = total as f64 / 300.0;
+    let ulps = rate.to_bits().abs_diff(truth.to_bits());
+    assert!(ulps <= ulps_max, "{what}: {rate} is not {truth} ({ulps} ulp)");
+    assert_eq!((rate * 300.0).round(), total as f64, "{what}");
+}
+
+fn plan(fabric: &Fabric) -> Plan {
+    let (table, conflicts) = MacTable::build(&fabric.mac_table()).unwrap();
+    assert!(matches!(conflicts[..], [Conflict::SharedTag { .. }]), "{conflicts:?}");
+    let policy = Policy {
+        sources_allowed: ["127.0.0.1", "::1"].iter().map(|a| a.parse().unwrap()).collect(),
+        ..Policy::default()
+    };
+    Plan { table, policy }
+}
+
+fn start(fabric: &Fabric, bench: &Bench, from_millis: u64) -> Running {
+    Running::start(2, Agents::new(100, 1_000), plan(fabric), bench.sink(), from_millis)
+}
+
+/// What was received is what was said, and what is not counted has a name.
+fn assert_conserved(totals: &Totals, truth: &Truth) {
+    assert_eq!(totals.datagrams, truth.datagrams);
+    assert_eq!(totals.flow_samples, truth.flow_samples);
+    assert_eq!(totals.counters_samples, truth.counters_samples);
+    assert_eq!(totals.losses, truth.losses);
+    let lost: u64 = totals.losses.iter().map(|(_, count)| count).sum();
+    assert_eq!(totals.counted + lost, totals.flow_samples);
+    let samples = truth.pairs().into_iter().flat_map(|pair| pair.traffic.samples);
+    let counted: u64 = samples.map(u64::from).sum();
+    assert_eq!(totals.counted, counted);
+}
+
+fn every_file_holds_the_truth(bench: &Bench) {
+    let fabric = Fabric::from_toml(FABRIC).unwrap();
+    let mut voice = Voice::new(&fabric);
+    let mut intervals = Vec::new();
+
+    let mut running = start(&fabric, bench, START_SECS * 1_000);
+    for end_secs in (1..=4).map(|step| START_SECS + 300 * step) {
+        if end_secs == START_SECS + 900 {
+            // Nobody says a word: the files that are there are fed zeros.
+            voice.generator.pass_until(end_secs * 1_000);
+        }
+        intervals.push(voice.speak(&mut running, end_secs));
+        running.pass_boundary(end_secs);
+    }
+    // Told to stop inside a step, and started again: the row is the sum of both parts.
+    let stop_millis = (START_SECS + 1_200 + 137) * 1_000 + 400;
+    let stop_secs = stop_millis / 1_000 + 1;
+    let mut broken = voice.speak(&mut running, stop_secs);
+    running.settle();
+    running.set_millis(stop_millis);
+    let totals = running.state.agents.totals();
+    let (state, result) = running.stop();
+    result.unwrap();
+    assert_eq!(state.write().last_to_secs, stop_secs);
+    assert_eq!(state.write().refused, 0);
+    assert_eq!(state.socket_drops().unwrap_or(0), 0);
+    assert_conserved(&totals, &voice.generator.clone().finish());
+    for loss in [
+        Loss::NotIp,
+        Loss::UnknownVlan,
+        Loss::Group,
+        Loss::UnknownSource,
+        Loss::UnknownDestination,
+        Loss::SameVli,
+        Loss::Direction,
+        Loss::Discarded,
+    ] {
+        assert!(totals.losses.of(loss) > 0, "{} was not met", loss.name());
+    }
+    let (sequence, agent_drops) = state.agents.sequence_counts();
+    assert_eq!((sequence.gaps, agent_drops), (0, 0));
+
+    // Within the second in which it stopped.
+    let mut running = start(&fabric, bench, stop_millis + 200);
+    let rest = voice.speak(&mut running, START_SECS + 1_500);
+    for (pair, traffic) in rest {
+        broken.entry(pair).or_default().merge(&traffic);
+    }
+    intervals.push(broken);
+    running.pass_boundary(START_SECS + 1_500);
+    let (state, result) = running.stop();
+    result.unwrap();
+    assert_eq!(state.write().refused, 0);
+
+    // Every file, every interval, both directions.
+    let present: BTreeSet<String> = files_below(&bench.root()).into_iter().collect();
+    let mut spoke = BTreeSet::new();
+    let end_secs = START_SECS + 300 * intervals.len() as u64;
+    let by_interval: Vec<_> = intervals.iter().map(|traffic| expected(&fabric, traffic)).collect();
+    for (name, &(file, _)) in &by_interval[0] {
+        let totals: Vec<[u64; 2]> = by_interval.iter().map(|files| files[name].1).collect();
+        if matches!(file, File::Pair { .. }) && totals.iter().all(|totals| *totals == [0, 0]) {
+            assert!(!present.contains(name), "{name} is of a pair that never spoke");
+            continue;
+        }
+        spoke.insert(name.clone());
+        let rows = bench.rows(file, START_SECS, end_secs);
+        assert_eq!(rows.len(), totals.len(), "{name}");
+        for (interval, (row, totals)) in rows.iter().zip(&totals).enumerate() {
+            let ulps_max = if interval == 4 { 6 } else { 3 };
+            for (rate, total) in row.iter().zip(totals) {
+                let what = format!("{}: {name}, interval {interval}", bench.name);
+                assert_rate(*rate, *total, ulps_max, &what);
+            }
+        }
+    }
+    assert_eq!(spoke, present);
+    assert!(by_interval[2].values().all(|(_, totals)| *totals == [0, 0]), "an idle interval");
+    let spoken: u64 = by_interval[0].values().map(|(_, totals)| totals[0]).sum();
+    assert!(spoken > 1 << 33, "totals beyond 32 bits are met: {spoken}");
+}
+
+#[test]
+fn through_an_open_rrdcached() {
+    if daemon::is_installed() {
+        every_file_holds_the_truth(&Bench::new("open rrdcached", Some(OPEN)));
+    }
+}
+
+#[test]
+fn through_the_documented_rrdcached() {
+    if daemon::is_installed() {
+        every_file_holds_the_truth(&Bench::new("documented rrdcached", Some(DOCUMENTED)));
+    }
+}
+
+#[test]
+fn directly_with_librrd() {
+    every_file_holds_the_truth(&Bench::new("librrd", None));
+}
+
+/// A datagram for each loss that the fabric does not make by itself, with its count.
+fn faults(fabric: &Fabric) -> Vec<(Vec<u8>, Losses)> {
+    let [first, second] = [&fabric.vlis()[0], &fabric.vlis()[1]];
+    let vlan = first.vlan.as_u16();
+    let across = fabric
+        .vlis()
+        .iter()
+        .find(|vli| vli.vlan == first.vlan && vli.infrastructure != first.infrastructure)
+        .unwrap();
+    let [source, destination, beyond] = [first, second, across].map(|vli| vli.macs[0].octets());
+    let good = frame(source, destination, vlan, 0x0800);
+    let one = |sample: Vec<u8>| datagram(&[sample]);
+    let length = |bytes: u32| one(flow(512, &[raw(bytes, &good)]));
+    let overrun = [words(&[1, 5_000]), vec![0; 40]].concat();
+    [
+        (words(&[5, 1]), vec![(Loss::DatagramTruncated, 1)]),
+        (words(&[4, 1, 2, 3, 4, 5, 6, 7]), vec![(Loss::WrongVersion, 1)]),
+        // NetFlow v5 (its version is 16 bits wide).
+        (words(&[0x0005_001e, 1, 2, 3, 4, 5]), vec![(Loss::WrongVersion, 1)]),
+        (words(&[5, 3, 1, 2, 3, 4, 5, 6]), vec![(Loss::BadAgentAddress, 1)]),
+        (announcing(3, &[overrun]), vec![(Loss::SampleOverrun, 1), (Loss::SampleMissing, 2)]),
+        (announcing(7, &[]), vec![(Loss::SampleMissing, 7)]),
+        (one(block(1, &words(&[1, 2, 3]))), vec![(Loss::SampleTruncated, 1)]),
+        (one(block(1, &flow_content(512, 2, &[raw(999, &good)]))), vec![(Loss::RecordOverrun, 1)]),
+        (one(flow(512, &[block(1001, &words(&[vlan.into()]))])), vec![(Loss::RecordTruncated, 1)]),
+        (one(block(5, &[0; 40])), vec![(Loss::Discarded, 1)]),
+        (one(flow(0, &[raw(999, &good)])), vec![(Loss::RateZero, 1)]),
+        (one(flow(512, &[switch(vlan.into())])), vec![(Loss::NoEthernet, 1)]),
+        (one(flow(512, &[raw(999, &good[..13])])), vec![(Loss::HeaderTruncated, 1)]),
+        (length(63), vec![(Loss::ImplausibleLength, 1)]),
+        (length(16_385), vec![(Loss::ImplausibleLength, 1)]),
+        (
+            one(flow(512, &[raw(999, &frame(source, beyond, vlan, 0x0800))])),
+            vec![(Loss::AcrossInfrastructures, 1)],
+        ),
+    ]
+    .into_iter()
+    .map(|(payload, counts)| {
+        let mut losses = Losses::default();
+        for (loss, count) in counts {
+            losses.count_many(loss, count);
+        }
+        (payload, losses)
+    })
+    .collect()
+}
+
+#[test]
+fn whatever_is_not_counted_has_a_name() {
+    let bench = Bench::new("librrd", None);
+    let fabric = Fabric::from_toml(FABRIC).unwrap();
+    let mut voice = Voice::new(&fabric);
+    let mut running = start(&fabric, &bench, START_SECS * 1_000);
+    let said = voice.speak(&mut running, START_SECS + 300);
+    let mut losses = Losses::default();
+    for (payload, expected) in faults(&fabric) {
+        let before = running.settle();
+        running.send(9, false, &payload);
+        let news = running.settle().since(&before);
+        assert_eq!(news.losses, expected, "{payload:?}");
+        assert_eq!((news.datagrams, news.counted), (1, 0));
+        losses.merge(&expected);
+    }
+    running.send_from("127.0.0.2", &datagram(&[]));
+    losses.count(Loss::SourceRefused);
+    let totals = running.settle();
+    let truth = voice.generator.clone().finish();
+    losses.merge(&truth.losses);
+    assert_eq!(totals.losses, losses, "{:?}", running.state.agents.refused());
+    // The longest UDP payload fits into the receive buffers, and the table is there.
+    let elsewhere = [Loss::DatagramOversized, Loss::NoTable];
+    for &loss in Loss::ALL.iter().filter(|loss| !elsewhere.contains(loss)) {
+        assert!(losses.of(loss) > 0, "{} was not met", loss.name());
+    }
+    let refused = running.state.agents.refused();
+    assert_eq!(refused.senders[&("127.0.0.2".parse().unwrap(), Loss::SourceRefused)], 1);
+    running.pass_boundary(START_SECS + 300);
+    let (state, result) = running.stop();
+    result.unwrap();
+    assert_eq!(state.write().refused, 0);
+    for (name, (file, totals)) in expected(&fabric, &said) {
+        if !Path::new(&bench.root().join(&name)).exists() {
+            assert_eq!(totals, [0, 0], "{name}");
+            continue;
+        }
+        for (rate, total) in bench.rows(file, START_SECS, START_SECS + 300)[0].iter().zip(totals) {
+            assert_rate(*rate, total, 3, &name);
+        }
+    }
+}
