@@ -5,6 +5,7 @@ mod api;
 mod config;
 mod decode;
 mod house;
+mod replay;
 mod run;
 mod simulate;
 mod sink;
