@@ -4,6 +4,7 @@
 mod api;
 mod config;
 mod decode;
+mod hostile;
 mod house;
 mod replay;
 mod run;
