@@ -74,8 +74,13 @@ pub enum ReplayError {
         source: io::Error,
     },
     /// The MAC table's contents.
-    #[error(transparent)]
-    Table(#[from] ApiError),
+    #[error("--mac-table {}: {source}", path.display())]
+    Table {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ApiError,
+    },
     /// The MAC table is too large.
     #[error(transparent)]
     TableSize(#[from] TableError),
@@ -120,7 +125,8 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
         Some(path) => {
             let json = std::fs::read(path)
                 .map_err(|source| ReplayError::TableFile { path: path.clone(), source })?;
-            let table = parse_mac_table(&json, config.infrastructure)?;
+            let table = parse_mac_table(&json, config.infrastructure)
+                .map_err(|source| ReplayError::Table { path: path.clone(), source })?;
             for refused in &table.refused {
                 tracing::warn!(
                     "{}: {}: expected {}",
