@@ -675,7 +675,7 @@ pub const KEYS: &[Key<Config>] = &[
                   address with the same port is listed.",
         list: true,
         set: |config, text| {
-            words(text).all(|word| {
+            every_word(text, |word| {
                 listen(word).into_iter().flatten().fold(false, |_, address| {
                     if !config.listen.contains(&address) {
                         config.listen.push(address);
@@ -712,7 +712,7 @@ pub const KEYS: &[Key<Config>] = &[
                   commas or spaces, or in several lines; everyone if absent.",
         list: true,
         set: |config, text| {
-            words(text).all(|word| {
+            every_word(text, |word| {
                 word.parse().is_ok_and(|prefix| {
                     config.agents_allow.push(prefix);
                     true
@@ -799,8 +799,15 @@ fn key_named(name: &str) -> Option<&'static Key<Config>> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// Characters of a name that may be a misspelt one of ours: the comparison takes memory and time
+/// for every pair of characters, and a longer name is too far from any of ours.
+const MISSPELT_MAX: usize = 64;
+
 /// The name that `name` was probably meant to be.
 fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    if name.chars().nth(MISSPELT_MAX).is_some() {
+        return None;
+    }
     let similarity = |candidate: &str| strsim::normalized_damerau_levenshtein(name, candidate);
     names
         .map(|candidate| (similarity(candidate), candidate))
@@ -828,8 +835,11 @@ fn bytes(text: &str, range: RangeInclusive<usize>) -> Option<usize> {
     range.contains(&number).then_some(number)
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty())
+/// Whether `take` takes every word of a list, and there is one: a list of separators alone is no
+/// absent value, and must not stand for "nowhere" or "everyone".
+fn every_word(text: &str, take: impl FnMut(&str) -> bool) -> bool {
+    let mut words = text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty()).peekable();
+    words.peek().is_some() && words.all(take)
 }
 
 fn mac_table(text: &str) -> Option<MacTableKind> {
@@ -1217,6 +1227,29 @@ mod tests {
         }
         for word in ["", "localhost", "65536", "192.0.2.1:", "192.0.2", ":6343", "[::]6343"] {
             assert_eq!(listen(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_up_to_a_length() {
+        let names = || KEYS.iter().map(|key| key.name);
+        assert_eq!(nearest("sflow_rrdirs", names()), Some("sflow_rrddir"));
+        assert_eq!(nearest(&"sflow_".repeat(100_000), names()), None);
+        for name in names() {
+            let padding = "x".repeat(MISSPELT_MAX - name.len() + 1);
+            let similarity = strsim::normalized_damerau_levenshtein(&(padding + name), name);
+            assert!(similarity < 0.6, "{name}: no suggestion is lost");
+        }
+    }
+
+    #[test]
+    fn a_list_of_separators_is_no_list() {
+        for key in KEYS.iter().filter(|key| key.list) {
+            for value in [",", "\" \"", ", ,"] {
+                let text = format!("<ixp>\n{} = {value}\n</ixp>", key.name);
+                let error = Config::from_text("t.conf", &text, &[]).unwrap_err().to_string();
+                assert!(error.contains(key.expected), "{error}");
+            }
         }
     }
 
