@@ -8,4 +8,5 @@ mod demo;
 mod docs;
 mod simulate;
 mod sink;
+mod spread;
 mod support;
