@@ -21,6 +21,11 @@ bench:
 	@contrib/build-dependencies build
 	cargo bench --bench path
 
+# The highest rates without loss, over UDP, with a real rrdcached; seven minutes.
+bench-live:
+	@contrib/build-dependencies test
+	cargo bench --bench live
+
 clean:
 	cargo clean
 	rm -rf demo

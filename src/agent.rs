@@ -4,7 +4,7 @@
 //! Workers count in [`Desk`]s of their own, without locks, and fold them into the shared
 //! [`Agents`] once a second. Datagrams of one agent may come through several workers; because
 //! their sequence numbers are folded into one [`Sequence`], whose window is wider than what two
-//! workers can be apart, the sums are exact all the same.
+//! workers can be apart ([`Agents::heard_in_parts`]), the sums are exact all the same.
 
 pub mod sequence;
 
@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use foldhash::fast::FixedState;
 
-use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW};
+use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW, WINDOW_SPREAD};
 use crate::decode::{DataSource, DatagramHeader, FlowSample};
 use crate::loss::{Loss, Losses};
 use crate::resolve::{AgentPolicy, Policy};
@@ -137,6 +137,8 @@ struct SourceNews {
     median_rate: u32,
     /// Whether `sampling_rate` is.
     implausible: bool,
+    /// Whether the numbers began anew between the first sample and the last.
+    restarted: bool,
 }
 
 /// Differences of cumulative or sequence fields above this are a restart, not an advance.
@@ -155,6 +157,7 @@ impl SourceNews {
         implausible_rates: 0,
         median_rate: 0,
         implausible: false,
+        restarted: false,
     };
 
     #[inline]
@@ -189,6 +192,7 @@ impl SourceNews {
                 self.missing = self.missing.saturating_sub(1);
             } else {
                 self.highest = number;
+                self.restarted = true;
             }
             if sample.drops.wrapping_sub(self.drops) < FIELD_JUMP_MAX {
                 self.drops = sample.drops;
@@ -234,22 +238,36 @@ fn is_implausible(rate: u32, median: u32) -> bool {
 }
 
 impl SourceState {
-    fn fold(&mut self, news: &SourceNews, stamp_millis: u64) {
-        self.samples += u64::from(news.samples);
-        self.sample_gaps += u64::from(news.missing);
-        if let Some(highest) = self.highest {
-            // Where several workers read one agent their news interleave: a block that starts
-            // ahead misses what another worker holds, and finds it again when that is folded.
-            let ahead = news.first.wrapping_sub(highest);
-            if ahead.wrapping_sub(1) < FIELD_JUMP_MAX {
-                self.sample_gaps += u64::from(ahead) - 1;
-            } else if highest.wrapping_sub(news.first) < FIELD_JUMP_MAX {
-                self.sample_gaps = self.sample_gaps.saturating_sub(u64::from(news.samples));
+    /// `window`: how many samples a worker may be behind another one; what is further behind has
+    /// begun anew.
+    fn fold(&mut self, news: &SourceNews, stamp_millis: u64, window: u32) {
+        let samples = u64::from(news.samples);
+        self.samples += samples;
+        // Where several workers read one agent their news interleave: what one of them misses
+        // another one holds. Hence missing is by how much the highest number rose, less what came
+        // (as RFC 3550, A.3).
+        match self.highest {
+            Some(highest) if !news.restarted => {
+                let ahead = news.highest.wrapping_sub(highest);
+                if ahead < FIELD_JUMP_MAX {
+                    self.sample_gaps =
+                        (self.sample_gaps + u64::from(ahead)).saturating_sub(samples);
+                } else if highest.wrapping_sub(news.highest) < window {
+                    self.sample_gaps = self.sample_gaps.saturating_sub(samples);
+                } else {
+                    self.sample_gaps += u64::from(news.missing);
+                }
             }
+            Some(highest) => {
+                let ahead = news.first.wrapping_sub(highest).wrapping_sub(1);
+                let between = if ahead < FIELD_JUMP_MAX { ahead } else { 0 };
+                self.sample_gaps += u64::from(between) + u64::from(news.missing);
+            }
+            None => self.sample_gaps += u64::from(news.missing),
         }
         let forward = self.highest.is_none_or(|highest| {
             news.highest.wrapping_sub(highest) < FIELD_JUMP_MAX
-                || highest.wrapping_sub(news.highest) >= FIELD_JUMP_MAX
+                || highest.wrapping_sub(news.highest) >= window
         });
         if forward {
             self.highest = Some(news.highest);
@@ -259,8 +277,9 @@ impl SourceState {
                 self.agent_drops += u64::from(news.drops.wrapping_sub(drops));
                 self.drops = Some(news.drops);
             }
-            // A little behind: another worker was folded first. Far behind: a restart.
-            Some(drops) if drops.wrapping_sub(news.drops) < WINDOW => {}
+            // Another worker, which has later samples, was folded first.
+            Some(_) if !forward => {}
+            // A restart.
             _ => self.drops = Some(news.drops),
         }
         if self.sampling_rate != 0 && self.sampling_rate != news.sampling_rate {
@@ -371,6 +390,7 @@ pub struct Agents {
     agents: DashMap<AgentKey, Arc<Agent>>,
     agents_max: usize,
     sources_max: usize,
+    sequence_window: u32,
     sources: AtomicUsize,
     /// Totals of all agents, of refused datagrams, and of agents beyond the limit.
     totals: Mutex<Totals>,
@@ -391,12 +411,20 @@ impl Agents {
             agents: DashMap::new(),
             agents_max,
             sources_max,
+            sequence_window: WINDOW,
             sources: AtomicUsize::new(0),
             totals: Mutex::default(),
             untracked_datagrams: Mutex::default(),
             refused: Mutex::default(),
             lines: Mutex::default(),
         }
+    }
+
+    /// Expects the datagrams of one agent from several workers, which may be far apart in its
+    /// stream; it takes up to 16 KiB more for each sender.
+    #[must_use]
+    pub fn heard_in_parts(self) -> Agents {
+        Agents { sequence_window: WINDOW_SPREAD, ..self }
     }
 
     /// Totals over everything that was received.
@@ -449,7 +477,7 @@ impl Agents {
             let state = AgentState {
                 totals: Totals::default(),
                 directions: [0; 3],
-                sequence: Sequence::default(),
+                sequence: Sequence::new(self.sequence_window),
                 sources: HashMap::default(),
                 untracked_samples: 0,
                 source_address: source,
@@ -569,7 +597,7 @@ impl Notes {
                 let shared = state.sources.entry(source).or_default();
                 let before = (shared.rate_changes, shared.implausible_rates);
                 let old_rate = shared.sampling_rate;
-                shared.fold(news, stamp);
+                shared.fold(news, stamp, agents.sequence_window);
                 let due = |logged: Option<u64>| logged.is_none_or(|at| stamp >= at + HOUR_MILLIS);
                 if shared.rate_changes > before.0 && due(shared.change_logged_millis) {
                     shared.change_logged_millis = Some(stamp);
@@ -843,7 +871,7 @@ mod tests {
             for &(number, rate, drops) in samples {
                 news.take(&sample(number, rate, drops));
             }
-            state.fold(&news, fold as u64 * MINUTE_MILLIS);
+            state.fold(&news, fold as u64 * MINUTE_MILLIS, WINDOW);
             news = SourceNews {
                 sampling_rate: news.sampling_rate,
                 median_rate: state.median_rate,
@@ -876,6 +904,23 @@ mod tests {
         for per_fold in [1, 9, 200] {
             assert_eq!(source_after(&samples, per_fold).sample_gaps, 10, "{per_fold}");
         }
+    }
+
+    #[test]
+    fn workers_that_share_a_data_source_agree_with_one() {
+        let lost = |n: &u32| n % 10 == 3;
+        let mut state = SourceState::default();
+        for block in 0..20u32 {
+            for parity in [1, 0] {
+                let mut news = SourceNews::NONE;
+                (block * 200 + 1..=(block + 1) * 200)
+                    .filter(|n| n % 2 == parity && !lost(n))
+                    .for_each(|n| news.take(&sample(n, 512, n * 100)));
+                state.fold(&news, 0, WINDOW);
+            }
+        }
+        assert_eq!((state.samples, state.sample_gaps), (3_600, 400));
+        assert_eq!(state.agent_drops, 3_999 * 100, "from the first sample to the last");
     }
 
     #[test]

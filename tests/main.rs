@@ -12,5 +12,6 @@ mod replay;
 mod run;
 mod simulate;
 mod sink;
+mod spread;
 mod support;
 mod truth;

@@ -20,7 +20,7 @@ use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
-use crate::receive::{ListenError, UdpSockets};
+use crate::receive::{ListenError, Spread, UdpSockets, spread_datagrams};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::librrd::Librrd;
 use crate::sink::rrdcached::{self, Address, Rrdcached};
@@ -122,10 +122,12 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     // The first table: the last good one, until the portal gives a newer.
     let mut keeper = TableKeeper::new(&config);
     let saved = keeper.load();
-    let state = Arc::new(State::new(
-        Agents::new(config.agents_max, config.data_sources_max),
-        config.workers,
-    ));
+    let agents = Agents::new(config.agents_max, config.data_sources_max);
+    let agents = match config.spread {
+        Spread::Agent => agents,
+        Spread::Datagram => agents.heard_in_parts(),
+    };
+    let state = Arc::new(State::new(agents, config.workers));
     let table = saved.and_then(|saved| {
         let source = format!("the saved answer of {}", saved.url);
         keeper.take(saved, &source, &state)
@@ -137,6 +139,9 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let mut sources = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
         sources.push(UdpSockets::bind(&config.listen, config.receive_buffer_bytes)?);
+    }
+    if config.spread == Spread::Datagram {
+        spread_datagrams(&sources)?;
     }
     let sockets = sources.first().map(|source| {
         let addresses: Vec<_> = source.local_addresses().iter().map(ToString::to_string).collect();

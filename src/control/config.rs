@@ -21,6 +21,7 @@ use super::api::{MacTableKind, Portal};
 use super::general::{self, Body, Entry, Place};
 use crate::agent::{DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
 use crate::ixp::{InfrastructureId, IpPrefix};
+use crate::receive::Spread;
 use crate::resolve::AgentPolicy;
 use crate::sink::Create;
 use crate::sink::rrdcached::Address;
@@ -79,6 +80,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// `sflow_workers`: receiving threads, 1 to [`WORKERS_MAX`].
     pub workers: usize,
+    /// `sflow_spread`: which worker reads a datagram.
+    pub spread: Spread,
     /// `sflow_receive_buffer_bytes`: the receive buffer asked of the kernel for each socket, in
     /// bytes.
     pub receive_buffer_bytes: usize,
@@ -117,6 +120,7 @@ impl Default for Config {
             listen: vec![every_address(DEFAULT_PORT)],
             workers: std::thread::available_parallelism()
                 .map_or(1, |cores| cores.get().min(WORKERS_MAX)),
+            spread: Spread::Agent,
             receive_buffer_bytes: DEFAULT_RECEIVE_BUFFER_BYTES,
             agents_allow: Vec::new(),
             agents_max: DEFAULT_AGENTS_MAX,
@@ -694,6 +698,29 @@ pub const KEYS: &[Key<Config>] = &[
         list: false,
         set: |config, text| keep(&mut config.workers, number(text, 1..=WORKERS_MAX)),
         show: |config| Some(shown_number(config.workers)),
+    },
+    Key {
+        name: "sflow_spread",
+        expected: "agent or datagram",
+        default: "agent",
+        meaning: "Which thread reads what: all datagrams of an agent the same one (`agent`), or \
+                  each the next one (`datagram`; Linux only), for fabrics with fewer agents than \
+                  busy threads.",
+        list: false,
+        set: |config, text| {
+            let value = match text {
+                "agent" => Some(Spread::Agent),
+                "datagram" => Some(Spread::Datagram),
+                _ => None,
+            };
+            keep(&mut config.spread, value)
+        },
+        show: |config| {
+            Some(match config.spread {
+                Spread::Agent => "agent".into(),
+                Spread::Datagram => "datagram".into(),
+            })
+        },
     },
     Key {
         name: "sflow_receive_buffer_bytes",
