@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_worker_may_be_behind_by_what_its_socket_holds() {
-        let lost = |n: &u32| n % 97 == 0;
+        let lost = |n: &u32| n.is_multiple_of(97);
         let mut sequence = Sequence::new(WINDOW_SPREAD);
         // At 50 datagrams a millisecond.
         let mark = |number: u32| Mark {
