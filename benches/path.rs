@@ -6,16 +6,15 @@
 //! where absolutes move. A second table feeds workers from memory, one and two of them.
 //!
 //! usage: cargo bench --bench path [-- --rounds N]
+//!        valgrind --tool=callgrind target/release/deps/path-* --instructions LAPS
 
-use std::cell::Cell;
 use std::hint::black_box;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded};
 use ixflow::agent::Agents;
 use ixflow::clock::Clock;
 use ixflow::decode::ethernet::Frame;
@@ -32,13 +31,26 @@ const MEMBERS: [u32; 3] = [100, 1_000, 2_500];
 /// Datagrams in a round: what a buffer of 64 MiB holds, with room to spare.
 const ROUND_DATAGRAMS: usize = 16_000;
 
+/// Rounds before the first that counts: ledgers and books grow to their size.
+const WARM_ROUNDS: usize = 5;
+
 /// Datagrams that are rendered for a fabric.
-const RENDERED_DATAGRAMS: usize = 64_000;
+const RENDERED_DATAGRAMS: usize = 32_000;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut rounds = 9;
     while let Some(argument) = arguments.next() {
+        if argument == "--instructions" {
+            // For `valgrind --tool=callgrind`: the difference of two runs is one lap more.
+            let laps = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1);
+            let fed = fabric(1_000, 6);
+            let source = RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000);
+            work(&fed.plan, source);
+            let samples = fed.datagrams.len() as f64 * fed.samples_per_datagram;
+            println!("{samples} samples a lap");
+            return;
+        }
         if argument == "--rounds" {
             rounds = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(rounds);
         }
@@ -85,25 +97,26 @@ fn fabric(members: u32, samples_per_datagram: u32) -> Fed {
 }
 
 fn measure(members: u32, rounds: usize) {
-    let fed = fabric(members, 6);
-    let mut results = [const { Vec::new() }; 5];
-    for round in 0..rounds + 1 {
-        let bare = socket_round(&fed, round, |source| drain(source, |_| {}));
-        let decoded = socket_round(&fed, round, |source| {
-            let mut sum = Sum(0);
-            drain(source, |payload| {
-                if let Ok(datagram) = Datagram::parse(payload) {
-                    datagram.visit(&mut sum);
-                }
-            });
-            black_box(sum.0);
+    let fed = Arc::new(fabric(members, 6));
+    let bare = Stage::start(&fed, |_, source| drain(source, |_| {}));
+    let decoded = Stage::start(&fed, |_, source| {
+        let mut sum = Sum(0);
+        drain(source, |payload| {
+            if let Ok(datagram) = Datagram::parse(payload) {
+                datagram.visit(&mut sum);
+            }
         });
-        let whole = socket_round(&fed, round, |source| work(&fed.plan, source));
+        black_box(sum.0);
+    });
+    let whole = Stage::start(&fed, |fed, source| work(&fed.plan, source));
+    let mut results = [const { Vec::new() }; 5];
+    for round in 0..rounds + WARM_ROUNDS {
+        let socket = [&bare, &decoded, &whole].map(|stage| stage.round(round));
         let one = memory_round(&fed, 1);
         let two = memory_round(&fed, 2);
-        // The first round warms caches and the allocator.
-        if round > 0 {
-            for (result, value) in results.iter_mut().zip([bare, decoded, whole, one, one / two]) {
+        if round >= WARM_ROUNDS {
+            let values = socket.into_iter().chain([one, one / two]);
+            for (result, value) in results.iter_mut().zip(values) {
                 result.push(value);
             }
         }
@@ -161,23 +174,75 @@ fn work<S: Source>(plan: &Plan, source: S) {
     assert_eq!(totals.counted, totals.flow_samples, "{:?}", totals.losses);
 }
 
-/// Fills a socket, and gives the time until it is empty.
+/// A stage in a thread of its own, which lives through all rounds as a worker does: its ledger
+/// and its books are warm.
+struct Stage {
+    go: Sender<usize>,
+    elapsed: Receiver<f64>,
+}
+
+impl Stage {
+    fn start(fed: &Arc<Fed>, body: impl FnOnce(&Fed, Metered) + Send + 'static) -> Stage {
+        let (go, orders) = bounded(1);
+        let (report, elapsed) = bounded(1);
+        let fed = fed.clone();
+        std::thread::spawn(move || {
+            let listen: SocketAddr = "127.0.0.1:0".parse().expect("an address");
+            let sockets = UdpSockets::bind(&[listen], 256 << 20).expect("a socket");
+            let fits = sockets.receive_buffer_bytes() / 2_400;
+            let metered = Metered {
+                target: sockets.local_addresses()[0],
+                source: sockets.into_source(Clock::driven(1_700_000_000_000)),
+                sender: UdpSocket::bind("127.0.0.1:0").expect("a socket"),
+                round_datagrams: ROUND_DATAGRAMS.min(fits),
+                left: 0,
+                started: None,
+                fed: fed.clone(),
+                orders,
+                report,
+            };
+            body(&fed, metered);
+        });
+        Stage { go, elapsed }
+    }
+
+    /// Nanoseconds a sample of one round.
+    fn round(&self, round: usize) -> f64 {
+        self.go.send(round).expect("the stage waits for orders");
+        self.elapsed.recv().expect("the stage reports")
+    }
+}
+
+/// Fills a socket when told to, and reports the time until it is empty.
 struct Metered {
     source: UdpSource,
+    sender: UdpSocket,
+    target: SocketAddr,
+    round_datagrams: usize,
     left: usize,
     started: Option<Instant>,
-    elapsed: Rc<Cell<Duration>>,
+    fed: Arc<Fed>,
+    orders: Receiver<usize>,
+    report: Sender<f64>,
 }
 
 impl Source for Metered {
     fn receive(&mut self) -> io::Result<Batch> {
         if self.left == 0 {
             if let Some(started) = self.started.take() {
-                self.elapsed.set(started.elapsed());
+                let samples = self.round_datagrams as f64 * self.fed.samples_per_datagram;
+                let nanos = started.elapsed().as_nanos() as f64;
+                self.report.send(nanos / samples).expect("somebody measures");
             }
-            return Ok(Batch::End);
+            let Ok(round) = self.orders.recv() else { return Ok(Batch::End) };
+            let start = round * self.round_datagrams;
+            for n in start..start + self.round_datagrams {
+                let (_, payload) = &self.fed.datagrams[n % self.fed.datagrams.len()];
+                self.sender.send_to(payload, self.target).expect("the loopback works");
+            }
+            self.left = self.round_datagrams;
+            self.started = Some(Instant::now());
         }
-        self.started.get_or_insert_with(Instant::now);
         let batch = self.source.receive()?;
         if let Batch::Datagrams { count, .. } = batch {
             assert!(count > 0, "the kernel dropped {} of a round", self.left);
@@ -192,28 +257,9 @@ impl Source for Metered {
     }
 }
 
-/// Nanoseconds a sample of one round from a socket.
-fn socket_round(fed: &Fed, round: usize, stage: impl FnOnce(Metered)) -> f64 {
-    let listen: SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let sockets = UdpSockets::bind(&[listen], 256 << 20).expect("a socket");
-    let fits = sockets.receive_buffer_bytes() / 2_400;
-    let count = ROUND_DATAGRAMS.min(fits);
-    let target = sockets.local_addresses()[0];
-    let source = sockets.into_source(Clock::driven(1_700_000_000_000));
-    let sender = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let start = round * count;
-    for n in 0..count {
-        let (_, payload) = &fed.datagrams[(start + n) % fed.datagrams.len()];
-        sender.send_to(payload, target).expect("the loopback works");
-    }
-    let elapsed = Rc::new(Cell::new(Duration::ZERO));
-    stage(Metered { source, left: count, started: None, elapsed: elapsed.clone() });
-    elapsed.get().as_nanos() as f64 / (count as f64 * fed.samples_per_datagram)
-}
-
 /// Nanoseconds a sample of workers that are fed from memory, all together.
 fn memory_round(fed: &Fed, workers: usize) -> f64 {
-    let laps = 2;
+    let laps = 4;
     let sources: Vec<_> = (0..workers)
         .map(|_| RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000))
         .collect();

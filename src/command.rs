@@ -5,7 +5,7 @@ pub mod replay;
 pub mod run;
 pub mod simulate;
 
-use std::io::IsTerminal as _;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

@@ -2,11 +2,19 @@
 //!
 //! A dense index of 4 bytes a cell leads to packed rows in order of first sight: as fast as a
 //! dense matrix at a fraction of its memory, and a flush walks only the pairs that ever spoke.
+//!
+//! Pairs are hit at random, in more memory than the caches and the TLB reach: index and rows lie
+//! in huge pages where the system gives them (Linux, transparent_hugepage `madvise` or `always`).
+
+use std::marker::PhantomData;
+
+use bytemuck::Pod;
+use memmap2::MmapMut;
 
 use crate::ixp::{IpProtocol, Unit};
 
 /// What was counted of one pair, per IP protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
 pub struct Traffic {
     /// Frame length x sampling rate, in bytes.
@@ -51,67 +59,115 @@ pub struct Hit {
     pub protocol: IpProtocol,
 }
 
+/// Hits whose rows are found before the first of them is counted.
+const BLOCK: usize = 64;
+
+/// Zeros straight from the system: no memory before the first touch, huge pages if possible.
+#[derive(Debug)]
+struct Zeros<T> {
+    map: MmapMut,
+    kind: PhantomData<T>,
+}
+
+impl<T: Pod> Zeros<T> {
+    /// # Panics
+    ///
+    /// The system has no memory, as with any other allocation.
+    fn new(count: usize) -> Zeros<T> {
+        let bytes = (count * size_of::<T>()).max(1);
+        let map = MmapMut::map_anon(bytes)
+            .unwrap_or_else(|error| panic!("no memory for a ledger of {bytes} bytes: {error}"));
+        // Without huge pages it is only slower.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Zeros { map, kind: PhantomData }
+    }
+
+    #[inline]
+    fn slice(&self) -> &[T] {
+        let whole = self.map.len() / size_of::<T>() * size_of::<T>();
+        bytemuck::cast_slice(&self.map[..whole])
+    }
+
+    #[inline]
+    fn slice_mut(&mut self) -> &mut [T] {
+        let whole = self.map.len() / size_of::<T>() * size_of::<T>();
+        bytemuck::cast_slice_mut(&mut self.map[..whole])
+    }
+}
+
 /// Counts per pair, owned by one worker for one epoch.
-#[derive(Clone, Default, Debug)]
+#[derive(Debug)]
 pub struct Ledger {
+    cell_count: u32,
     /// By cell: 0, or one more than the row.
-    index: Vec<u32>,
-    rows: Vec<Traffic>,
+    index: Zeros<u32>,
+    /// Room for a row for every cell; only the first `cells.len()` were ever touched.
+    rows: Zeros<Traffic>,
+    /// The cell of each row.
     cells: Vec<u32>,
 }
 
 impl Ledger {
     /// An empty ledger for the cells of one table.
     pub fn new(cell_count: u32) -> Ledger {
-        Ledger { index: vec![0; cell_count as usize], rows: Vec::new(), cells: Vec::new() }
+        let count = cell_count as usize;
+        Ledger { cell_count, index: Zeros::new(count), rows: Zeros::new(count), cells: Vec::new() }
     }
 
     /// Number of cells that it was made for.
-    pub fn cell_count(&self) -> usize {
-        self.index.len()
+    pub fn cell_count(&self) -> u32 {
+        self.cell_count
     }
 
-    /// Counts a batch. Resolving and counting in two tight loops lets the cache misses of a
-    /// batch overlap.
+    /// Counts a batch, first finding the rows and then adding to them: two tight loops, in each
+    /// of which the cache misses of many hits overlap.
     #[inline]
     pub fn count(&mut self, hits: &[Hit]) {
-        for hit in hits {
-            let slot = &mut self.index[hit.cell as usize];
-            if *slot == 0 {
-                self.cells.push(hit.cell);
-                self.rows.push(Traffic::default());
-                #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
-                {
-                    *slot = self.rows.len() as u32;
+        let index = self.index.slice_mut();
+        let rows = self.rows.slice_mut();
+        let mut found = [0u32; BLOCK];
+        for block in hits.chunks(BLOCK) {
+            for (row, hit) in found.iter_mut().zip(block) {
+                let slot = &mut index[hit.cell as usize];
+                if *slot == 0 {
+                    #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
+                    let new = self.cells.len() as u32;
+                    self.cells.push(hit.cell);
+                    rows[new as usize] = Traffic::default();
+                    *slot = new + 1;
                 }
+                *row = *slot - 1;
             }
-            let row = &mut self.rows[*slot as usize - 1];
-            let protocol = hit.protocol as usize;
-            let rate = u64::from(hit.sampling_rate);
-            let bytes = u64::from(hit.frame_length_bytes) * rate;
-            row.bytes[protocol] = row.bytes[protocol].saturating_add(bytes);
-            row.packets[protocol] = row.packets[protocol].saturating_add(rate);
-            row.samples[protocol] = row.samples[protocol].saturating_add(1);
+            for (&row, hit) in found.iter().zip(block) {
+                let row = &mut rows[row as usize];
+                let protocol = hit.protocol as usize;
+                let rate = u64::from(hit.sampling_rate);
+                let bytes = u64::from(hit.frame_length_bytes) * rate;
+                row.bytes[protocol] = row.bytes[protocol].saturating_add(bytes);
+                row.packets[protocol] = row.packets[protocol].saturating_add(rate);
+                row.samples[protocol] = row.samples[protocol].saturating_add(1);
+            }
         }
     }
 
     /// The cells that were counted, with their sums.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Traffic)> {
-        self.cells.iter().copied().zip(&self.rows)
+        self.cells.iter().copied().zip(self.rows.slice())
     }
 
     /// Whether nothing was counted.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.cells.is_empty()
     }
 
     /// Empties the ledger for its next epoch, in time of the rows that were used.
     pub fn clear(&mut self) {
+        let index = self.index.slice_mut();
         for &cell in &self.cells {
-            self.index[cell as usize] = 0;
+            index[cell as usize] = 0;
         }
         self.cells.clear();
-        self.rows.clear();
     }
 }
 

@@ -99,6 +99,20 @@ pub struct DataSource {
     pub index: u32,
 }
 
+impl DataSource {
+    /// Class and index as one number, the key of tables.
+    #[inline]
+    pub const fn as_u64(self) -> u64 {
+        (self.class as u64) << 32 | self.index as u64
+    }
+
+    /// The reverse of [`DataSource::as_u64`].
+    #[expect(clippy::cast_possible_truncation, reason = "each half is taken for itself")]
+    pub const fn from_u64(number: u64) -> DataSource {
+        DataSource { class: (number >> 32) as u32, index: number as u32 }
+    }
+}
+
 /// An input or output interface (sFlow v5, section 5, typedef interface and struct
 /// interface_expanded).
 ///
@@ -271,15 +285,24 @@ impl<'a> Datagram<'a> {
                 return refuse_rest(rest, left, visitor);
             };
             rest = behind;
-            match format {
-                sample_format::FLOW => visit_flow_sample(compact_flow(sample), visitor),
-                sample_format::FLOW_EXPANDED => visit_flow_sample(expanded_flow(sample), visitor),
-                sample_format::COUNTERS => visit_counters_sample(compact_counters(sample), visitor),
-                sample_format::COUNTERS_EXPANDED => {
-                    visit_counters_sample(expanded_counters(sample), visitor);
+            let flow = match format {
+                sample_format::FLOW => compact_flow(sample),
+                sample_format::FLOW_EXPANDED => expanded_flow(sample),
+                _ => {
+                    visit_other_sample(format, sample, visitor);
+                    continue;
                 }
-                sample_format::DISCARDED_PACKET => visitor.refused(Loss::Discarded, 1),
-                _ => {}
+            };
+            // The sample is read where it stands: to hand it on by value would cost as much as
+            // to read it.
+            let read = match flow {
+                Ok((records, (mut sample, count))) => {
+                    sample.read_records(records, count).map(|()| visitor.flow_sample(&sample))
+                }
+                Err(error) => Err(sample_truncated(error)),
+            };
+            if let Err(loss) = read {
+                visitor.refused(loss, 1);
             }
         }
     }
@@ -323,20 +346,16 @@ fn block(input: &[u8]) -> Read<'_, (u32, &[u8])> {
     Ok((rest.get(padding..).unwrap_or_default(), (format, data)))
 }
 
-#[inline]
-fn visit_flow_sample(fields: Read<'_, (FlowSample<'_>, u32)>, visitor: &mut impl Visitor) {
-    let sample = fields
-        .map_err(sample_truncated)
-        .and_then(|(records, (sample, count))| with_records(sample, records, count));
-    match sample {
-        Ok(sample) => visitor.flow_sample(&sample),
-        Err(loss) => visitor.refused(loss, 1),
-    }
-}
-
-#[inline]
-fn visit_counters_sample(fields: Read<'_, CountersSample>, visitor: &mut impl Visitor) {
-    match fields.map_err(sample_truncated) {
+/// All but flow samples.
+#[cold]
+fn visit_other_sample(format: u32, sample: &[u8], visitor: &mut impl Visitor) {
+    let counters = match format {
+        sample_format::COUNTERS => compact_counters(sample),
+        sample_format::COUNTERS_EXPANDED => expanded_counters(sample),
+        sample_format::DISCARDED_PACKET => return visitor.refused(Loss::Discarded, 1),
+        _ => return,
+    };
+    match counters.map_err(sample_truncated) {
         Ok((_, sample)) => visitor.counters_sample(&sample),
         Err(loss) => visitor.refused(loss, 1),
     }
@@ -383,33 +402,32 @@ fn expanded_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
     Ok((records, (sample, count)))
 }
 
-/// Reads the `count` records of a flow sample into it.
-#[inline]
-fn with_records<'a>(
-    mut sample: FlowSample<'a>,
-    mut records: &'a [u8],
-    count: u32,
-) -> Result<FlowSample<'a>, Loss> {
-    for _ in 0..count {
-        let (rest, (format, record)) = block(records).map_err(record_overrun)?;
-        records = rest;
-        match format {
-            record_format::RAW_PACKET_HEADER if sample.raw_packet_header.is_none() => {
-                let (_, header) = raw_packet_header(record).map_err(record_truncated)?;
-                sample.raw_packet_header = Some(header);
+impl<'a> FlowSample<'a> {
+    /// Reads the `count` records of a flow sample into it. Inlined, so that the sample need not
+    /// go through memory.
+    #[inline(always)]
+    fn read_records(&mut self, mut records: &'a [u8], count: u32) -> Result<(), Loss> {
+        for _ in 0..count {
+            let (rest, (format, record)) = block(records).map_err(record_overrun)?;
+            records = rest;
+            match format {
+                record_format::RAW_PACKET_HEADER if self.raw_packet_header.is_none() => {
+                    let (_, header) = raw_packet_header(record).map_err(record_truncated)?;
+                    self.raw_packet_header = Some(header);
+                }
+                record_format::SAMPLED_ETHERNET if self.sampled_ethernet.is_none() => {
+                    let (_, ethernet) = sampled_ethernet(record).map_err(record_truncated)?;
+                    self.sampled_ethernet = Some(ethernet);
+                }
+                record_format::EXTENDED_SWITCH if self.extended_switch.is_none() => {
+                    let (_, switch) = extended_switch(record).map_err(record_truncated)?;
+                    self.extended_switch = Some(switch);
+                }
+                _ => {}
             }
-            record_format::SAMPLED_ETHERNET if sample.sampled_ethernet.is_none() => {
-                let (_, ethernet) = sampled_ethernet(record).map_err(record_truncated)?;
-                sample.sampled_ethernet = Some(ethernet);
-            }
-            record_format::EXTENDED_SWITCH if sample.extended_switch.is_none() => {
-                let (_, switch) = extended_switch(record).map_err(record_truncated)?;
-                sample.extended_switch = Some(switch);
-            }
-            _ => {}
         }
+        Ok(())
     }
-    Ok(sample)
 }
 
 /// The fixed fields of struct counters_sample. The number of records is read, though unused:

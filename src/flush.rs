@@ -74,6 +74,8 @@ pub struct Flusher {
     lans: Arc<[Lan]>,
     lans_epoch: u64,
     flushed_epoch: u64,
+    /// The epoch of the request to flush that comes next, if it is above `flushed_epoch`.
+    awaited_epoch: u64,
 }
 
 impl Flusher {
@@ -98,6 +100,7 @@ impl Flusher {
             covered_to_secs: None,
             lans_epoch: 0,
             flushed_epoch: 0,
+            awaited_epoch: 0,
         }
     }
 
@@ -159,9 +162,14 @@ impl Flusher {
             self.emit(end_secs, end_secs);
         }
         let requested = self.epoch.flush_requested();
-        let reached = self.workers.iter().all(|worker| worker.ended || worker.epoch >= requested);
-        if all_ended || (requested > self.flushed_epoch && reached) {
-            self.flushed_epoch = requested;
+        if self.awaited_epoch <= self.flushed_epoch {
+            self.awaited_epoch = requested;
+        }
+        // The request that was seen first is awaited: later ones must not put it off for ever.
+        let awaited = self.awaited_epoch;
+        let reached = self.workers.iter().all(|worker| worker.ended || worker.epoch >= awaited);
+        if all_ended || (awaited > self.flushed_epoch && reached) {
+            self.flushed_epoch = awaited;
             let to_millis = self.workers.iter().map(|worker| worker.to_millis).max();
             let to_secs = to_millis.unwrap_or(0).div_ceil(1_000);
             if let Some((&end_secs, _)) = self.steps.first_key_value() {
@@ -244,9 +252,15 @@ pub enum WhenFull {
 
 #[derive(Debug, Default)]
 struct Queue {
-    intervals: VecDeque<Interval>,
+    intervals: VecDeque<Arc<Interval>>,
     dropped: u64,
     closed: bool,
+}
+
+impl Queue {
+    fn pairs(&self) -> usize {
+        self.intervals.iter().map(|interval| interval.pairs.len()).sum()
+    }
 }
 
 /// Intervals on their way from the flusher to the sink.
@@ -257,6 +271,9 @@ pub struct Backlog {
     limit: usize,
     when_full: WhenFull,
 }
+
+/// Pairs of all waiting intervals at the most, whatever their number: 1.2 GB.
+pub const BACKLOG_PAIRS_MAX: usize = 25_000_000;
 
 impl Backlog {
     /// A backlog of at most `limit` intervals.
@@ -275,12 +292,23 @@ impl Backlog {
         while queue.intervals.len() >= self.limit && self.when_full == WhenFull::Wait {
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        if queue.intervals.len() >= self.limit {
+        while queue.intervals.len() >= self.limit.max(2)
+            || (queue.intervals.len() >= 2
+                && queue.pairs() + interval.pairs.len() > BACKLOG_PAIRS_MAX)
+        {
             // The one in front is being written, and may be in its file in part already.
-            queue.intervals.remove(1);
-            queue.dropped += 1;
+            if let Some(dropped) = queue.intervals.remove(1) {
+                queue.dropped += 1;
+                tracing::error!(
+                    "the backlog is full: the interval from {} to {} is given up, with what {} \
+                     pairs exchanged",
+                    dropped.from_secs,
+                    dropped.to_secs,
+                    dropped.pairs.len()
+                );
+            }
         }
-        queue.intervals.push_back(interval);
+        queue.intervals.push_back(Arc::new(interval));
         self.changed.notify_all();
     }
 
@@ -292,7 +320,7 @@ impl Backlog {
 
     /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
     /// backlog is closed and empty.
-    pub fn front(&self) -> Option<Interval> {
+    pub fn front(&self) -> Option<Arc<Interval>> {
         let mut queue = self.lock();
         loop {
             if let Some(interval) = queue.intervals.front() {
@@ -326,6 +354,7 @@ impl Backlog {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
     use crossbeam_channel::bounded;
     use proptest::prelude::*;
@@ -440,6 +469,20 @@ mod tests {
             bench.intervals(),
             [(300, 600, true, 1), (600, 711, false, 2), (711, 801, false, 4)]
         );
+    }
+
+    #[test]
+    fn requests_to_flush_that_follow_each_other_do_not_put_the_flush_off() {
+        let mut bench = Bench::new(1);
+        bench.hand_over(0, 0, (300_000, 400_000), 1);
+        for n in 0..5 {
+            let epoch = bench.epoch.request_flush();
+            let millis = (400_000 + n * 2_000, 402_000 + n * 2_000);
+            // The worker is always one request behind.
+            bench.hand_over(0, epoch - 1, millis, 1);
+        }
+        assert_eq!(bench.intervals()[0], (300, 404, true, 3));
+        assert_eq!(bench.intervals().len(), 2);
     }
 
     #[test]

@@ -19,6 +19,12 @@ impl Mac {
         Mac(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
     }
 
+    /// From the low 48 bits; the others are left out.
+    #[inline]
+    pub const fn from_bits(bits: u64) -> Mac {
+        Mac(bits & 0xffff_ffff_ffff)
+    }
+
     /// The six octets in the order of transmission.
     pub const fn octets(self) -> [u8; 6] {
         let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();

@@ -16,6 +16,7 @@
 //! - [`ixp`]: the vocabulary of an exchange: MAC, VLAN tag, infrastructure, VLI, IP protocol.
 //! - [`loss`]: every reason why something received is not counted, by name.
 //! - [`clock`]: time as an input, so that a day can be driven through the path in seconds.
+//! - [`table`]: the hash table of the look-ups that every sample makes.
 //!
 //! # The rooms, in the order of the path
 //!
@@ -59,4 +60,5 @@ pub mod resolve;
 pub mod simulate;
 pub mod sink;
 pub mod state;
+pub mod table;
 pub mod worker;

@@ -58,10 +58,12 @@ losses! {
     NoEthernet = "no_ethernet",
     /// A sampled header that ends before the EtherType.
     HeaderTruncated = "header_truncated",
-    /// A frame shorter than 64 bytes, longer than 16 kB, or shorter than its own sampled header.
-    ImplausibleLength = "implausible_length",
     /// A frame whose EtherType is neither IPv4 nor IPv6: ARP, LLDP, MPLS and the rest.
     NotIp = "not_ip",
+    /// A frame shorter than 64 bytes, longer than 16 kB, or shorter than its own sampled header.
+    ImplausibleLength = "implausible_length",
+    /// A frame that came before the first MAC table.
+    NoTable = "no_table",
     /// A frame on a VLAN that the table does not know.
     UnknownVlan = "unknown_vlan",
     /// A frame to a group address (multicast or broadcast).

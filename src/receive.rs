@@ -1,7 +1,8 @@
 //! Receive: datagrams in batches, with the time at which they came.
 //!
 //! Every worker owns sockets of its own, bound with `SO_REUSEPORT` to the same addresses; the
-//! kernel spreads the agents over them by a hash of addresses and ports. `recvmmsg(2)` takes up
+//! kernel spreads the agents over them by a hash of addresses and ports, or their datagrams one by
+//! one where few agents send much ([`spread_datagrams`]). `recvmmsg(2)` takes up
 //! to 64 datagrams a call. No control messages are asked for, because what the kernel dropped is
 //! read from `/proc/net/udp` by the socket's inode instead.
 
@@ -70,6 +71,16 @@ pub trait Source {
     fn socket_drops(&self) -> Option<u64> {
         None
     }
+}
+
+/// Which of the workers' sockets a datagram comes to.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Spread {
+    /// The same for all that comes from one address and port: what one agent sends stays in order.
+    #[default]
+    Agent,
+    /// Each in turn, by the datagram's sequence number: [`spread_datagrams`].
+    Datagram,
 }
 
 #[derive(Clone, Copy)]
@@ -242,6 +253,58 @@ impl UdpSockets {
         let sizes = self.sockets.iter().filter_map(|socket| socket.recv_buffer_size().ok());
         sizes.min().unwrap_or(0) / doubled
     }
+}
+
+/// Spreads the datagrams of each agent over the sockets of all `workers`, one by one.
+///
+/// The kernel chooses the socket of a group (the sockets that are bound to one address) by a
+/// classic BPF program, which is attached to one of them and holds for all. It works on the UDP
+/// payload, and needs no privilege (socket(7), SO_ATTACH_REUSEPORT_CBPF; Linux 4.5).
+///
+/// # Errors
+///
+/// The system has no such thing: Linux alone has.
+pub fn spread_datagrams(workers: &[UdpSockets]) -> Result<(), ListenError> {
+    let Some(worker) = workers.last().filter(|_| workers.len() > 1) else { return Ok(()) };
+    for (socket, address) in worker.sockets.iter().zip(worker.local_addresses()) {
+        attach_spread(socket, workers.len()).map_err(|source| ListenError {
+            address,
+            step: "SO_ATTACH_REUSEPORT_CBPF",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Sequence number modulo the number of sockets: the number is behind the agent address, which has
+/// 4 bytes or 16 (sFlow v5, section 5, struct sample_datagram_v5). What is shorter goes to socket
+/// 0: a load out of bounds ends a program with 0. Where the result is no index of a socket, as
+/// while sockets are closed one after the other, the kernel falls back to its hash.
+#[cfg(target_os = "linux")]
+fn attach_spread(socket: &Socket, count: usize) -> io::Result<()> {
+    use nix::libc::{sock_filter, sock_fprog};
+
+    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let mut program = [
+        // Opcodes as `tcpdump -dd` prints them.
+        step(0x30, 0, 0, 7),     // ldb [7]: the type of the agent address
+        step(0x15, 2, 0, 2),     // jeq #2 (IPv6): over the next two
+        step(0x20, 0, 0, 16),    // ld [16]
+        step(0x05, 0, 0, 1),     // ja: over the next one
+        step(0x20, 0, 0, 28),    // ld [28]
+        step(0x94, 0, 0, count), // mod #count
+        step(0x16, 0, 0, 0),     // ret a
+    ];
+    let len = u16::try_from(program.len()).unwrap_or(u16::MAX);
+    let program = sock_fprog { len, filter: program.as_mut_ptr() };
+    let option = nix::sys::socket::sockopt::AttachReusePortCbpf;
+    Ok(nix::sys::socket::setsockopt(socket, option, &program)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn attach_spread(_socket: &Socket, _count: usize) -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "sflow_spread = datagram needs Linux"))
 }
 
 impl UdpSource {

@@ -1,7 +1,7 @@
 //! Resolve: from VLAN and addresses to a pair of VLIs, by the table and the policy of a plan.
 //!
 //! A [`Plan`] is built whole, never changed, and replaced whole at an epoch change; a lookup is
-//! one probe of a hash map by `tag << 48 | mac`. Its value is a row and a column, and their sum is
+//! one probe of a hash table by `tag << 48 | mac`. Its value is a row and a column, and their sum is
 //! the pair's cell in the ledger: every LAN owns a square of cells.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +14,7 @@ use foldhash::fast::FixedState;
 
 use crate::ixp::{InfrastructureId, IpPrefix, Mac, MacRecord, VlanTag, VliId};
 use crate::loss::Loss;
+use crate::table::{NO_KEY, Place, Table};
 
 /// VLIs of one LAN at the most: columns are 16 bits wide.
 pub const VLIS_PER_LAN_MAX: usize = 20_000;
@@ -38,6 +39,8 @@ pub struct Lan {
 /// Where a MAC stands in the square of its LAN.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Port {
+    /// VLAN and MAC.
+    key: u64,
     /// First cell of the LAN plus rank x size: the row as sender.
     row: u32,
     /// Rank: the column as receiver.
@@ -48,6 +51,19 @@ struct Port {
 
 /// Stands for a LAN where (VLAN, MAC) is in the table more than once.
 const CONTESTED: u16 = u16::MAX;
+
+impl Place for Port {
+    const EMPTY: Port = Port { key: NO_KEY, row: 0, column: 0, lan: 0 };
+
+    #[inline]
+    fn key(&self) -> u64 {
+        self.key
+    }
+
+    fn set_key(&mut self, key: u64) {
+        self.key = key;
+    }
+}
 
 /// Something in the table that says two things at once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -154,7 +170,7 @@ pub enum TableError {
 /// Which MAC is which VLI, on every VLAN of the exchange.
 #[derive(Clone, Debug)]
 pub struct MacTable {
-    ports: HashMap<u64, Port, FixedState>,
+    ports: Table<Port>,
     contested: HashMap<u64, Vec<Port>, FixedState>,
     /// One bit a tag; bit 0 is the untagged LAN.
     tags: [u64; 64],
@@ -166,7 +182,7 @@ pub struct MacTable {
 impl Default for MacTable {
     fn default() -> MacTable {
         MacTable {
-            ports: HashMap::default(),
+            ports: Table::default(),
             contested: HashMap::default(),
             tags: [0; 64],
             lans: Arc::new([]),
@@ -238,16 +254,16 @@ impl MacTable {
                     reason = "CELLS_MAX, VLIS_PER_LAN_MAX and LANS_MAX are below the types' limits"
                 )]
                 let port = Port {
+                    key: key(vlan, mac),
                     row: (first_cell + rank as u64 * size as u64) as u32,
                     column: rank as u16,
                     lan: lans.len() as u16,
                 };
-                let key = key(vlan, mac);
-                if let Some(&other) = table.ports.get(&key) {
-                    table.contested.entry(key).or_insert_with(|| vec![other]).push(port);
-                    table.ports.insert(key, Port { lan: CONTESTED, ..other });
+                if let Some(&other) = table.ports.get(port.key) {
+                    table.contested.entry(port.key).or_insert_with(|| vec![other]).push(port);
+                    table.ports.entry(port.key).lan = CONTESTED;
                 } else {
-                    table.ports.insert(key, port);
+                    *table.ports.entry(port.key) = port;
                 }
             }
             table.tags[usize::from(vlan.as_u16() >> 6)] |= 1 << (vlan.as_u16() & 63);
@@ -315,19 +331,27 @@ impl MacTable {
     /// Where the table knows none of them the error carries the VLAN that was meant: the
     /// innermost tag, else the switch's.
     #[inline]
-    pub fn vlan(&self, tags: &[VlanTag], switch: [VlanTag; 2]) -> Result<VlanTag, VlanTag> {
-        for &vlan in tags.iter().chain(&switch) {
+    pub fn vlan(
+        &self,
+        tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
+        switch: [VlanTag; 2],
+    ) -> Result<VlanTag, VlanTag> {
+        for vlan in tags.clone() {
+            if self.knows(vlan) {
+                return Ok(vlan);
+            }
+        }
+        for vlan in switch {
             if vlan.is_some() && self.knows(vlan) {
                 return Ok(vlan);
             }
         }
-        let [before, behind] = switch;
-        let meant = match tags.last() {
-            Some(&innermost) => innermost,
-            None if before.is_some() => before,
-            None => behind,
-        };
-        if !meant.is_some() && self.knows(VlanTag::NONE) { Ok(VlanTag::NONE) } else { Err(meant) }
+        let meant = tags.rev().chain(switch).find(|vlan| vlan.is_some());
+        match meant {
+            Some(vlan) => Err(vlan),
+            None if self.knows(VlanTag::NONE) => Ok(VlanTag::NONE),
+            None => Err(VlanTag::NONE),
+        }
     }
 
     /// The ledger cell of a pair.
@@ -336,14 +360,12 @@ impl MacTable {
         if destination.is_group() {
             return Err(Loss::Group);
         }
-        let source_key = key(vlan, source);
-        let destination_key = key(vlan, destination);
-        let sender = *self.ports.get(&source_key).ok_or(Loss::UnknownSource)?;
-        let receiver = *self.ports.get(&destination_key).ok_or(Loss::UnknownDestination)?;
+        let sender = *self.ports.get(key(vlan, source)).ok_or(Loss::UnknownSource)?;
+        let receiver = *self.ports.get(key(vlan, destination)).ok_or(Loss::UnknownDestination)?;
         if sender.lan == receiver.lan && sender.lan != CONTESTED {
             Self::cell(sender, receiver)
         } else {
-            self.contested_pair(source_key, sender, destination_key, receiver)
+            self.contested_pair(sender, receiver)
         }
     }
 
@@ -357,20 +379,14 @@ impl MacTable {
     }
 
     #[cold]
-    fn contested_pair(
-        &self,
-        source_key: u64,
-        sender: Port,
-        destination_key: u64,
-        receiver: Port,
-    ) -> Result<u32, Loss> {
+    fn contested_pair(&self, sender: Port, receiver: Port) -> Result<u32, Loss> {
         let sender_only = [sender];
         let receiver_only = [receiver];
-        let senders = match self.contested.get(&source_key) {
+        let senders = match self.contested.get(&sender.key) {
             Some(ports) => ports.as_slice(),
             None => &sender_only,
         };
-        let receivers = match self.contested.get(&destination_key) {
+        let receivers = match self.contested.get(&receiver.key) {
             Some(ports) => ports.as_slice(),
             None => &receiver_only,
         };
@@ -481,6 +497,7 @@ pub struct Plan {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
     use super::*;
 
@@ -548,17 +565,19 @@ mod tests {
     fn vlan_is_the_outermost_tag_that_the_table_knows() {
         let tag = VlanTag::new;
         let none = [VlanTag::NONE; 2];
+        let vlan =
+            |table: &MacTable, tags: &[VlanTag], switch| table.vlan(tags.iter().copied(), switch);
         let (table, _) = MacTable::build(&[record(1, 10, 1, 1), record(1, 20, 1, 2)]).unwrap();
-        assert_eq!(table.vlan(&[tag(10), tag(20)], none), Ok(tag(10)));
-        assert_eq!(table.vlan(&[tag(99), tag(20)], [tag(10), tag(10)]), Ok(tag(20)));
-        assert_eq!(table.vlan(&[tag(99)], [tag(10), tag(20)]), Ok(tag(10)));
-        assert_eq!(table.vlan(&[], [tag(98), tag(20)]), Ok(tag(20)));
-        assert_eq!(table.vlan(&[tag(99), tag(98)], [tag(97), none[0]]), Err(tag(98)));
-        assert_eq!(table.vlan(&[], [tag(97), tag(96)]), Err(tag(97)));
-        assert_eq!(table.vlan(&[], none), Err(VlanTag::NONE));
+        assert_eq!(vlan(&table, &[tag(10), tag(20)], none), Ok(tag(10)));
+        assert_eq!(vlan(&table, &[tag(99), tag(20)], [tag(10), tag(10)]), Ok(tag(20)));
+        assert_eq!(vlan(&table, &[tag(99)], [tag(10), tag(20)]), Ok(tag(10)));
+        assert_eq!(vlan(&table, &[], [tag(98), tag(20)]), Ok(tag(20)));
+        assert_eq!(vlan(&table, &[tag(99), tag(98)], [tag(97), none[0]]), Err(tag(98)));
+        assert_eq!(vlan(&table, &[], [tag(97), tag(96)]), Err(tag(97)));
+        assert_eq!(vlan(&table, &[], none), Err(VlanTag::NONE));
         let (table, _) = MacTable::build(&[record(1, 0, 1, 1)]).unwrap();
-        assert_eq!(table.vlan(&[], none), Ok(VlanTag::NONE));
-        assert_eq!(table.vlan(&[tag(5)], none), Err(tag(5)));
+        assert_eq!(vlan(&table, &[], none), Ok(VlanTag::NONE));
+        assert_eq!(vlan(&table, &[tag(5)], none), Err(tag(5)));
     }
 
     #[test]

@@ -950,8 +950,8 @@ pub enum SinkError {
         /// What it said.
         answer: String,
     },
-    /// The stop flag was raised.
-    #[error("stopped")]
+    /// No answer came in time, and the daemon is to end.
+    #[error("no answer, and the daemon is to end")]
     Stopped,
 }
 

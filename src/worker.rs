@@ -5,9 +5,9 @@
 //! or where the epoch number moves: a new plan, a flush on request, or the end. Bytes and packets
 //! are thus counted by the plan under which they came, and to the step in which they came.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{io, iter};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::{Receiver, Sender};
@@ -252,9 +252,9 @@ impl<S: Source> Worker<S> {
 
     fn hand_over(&mut self, to_millis: u64, last: bool) {
         let cell_count = self.plan.table.cell_count();
-        let spare = if last { Some(Ledger::default()) } else { self.spares.try_recv().ok() };
+        let spare = if last { Some(Ledger::new(0)) } else { self.spares.try_recv().ok() };
         let fresh = match spare {
-            Some(ledger) if last || ledger.cell_count() == cell_count as usize => ledger,
+            Some(ledger) if last || ledger.cell_count() == cell_count => ledger,
             _ => Ledger::new(cell_count),
         };
         let handover = Handover {
@@ -367,7 +367,7 @@ impl Walk<'_> {
                 frame_length_bytes: ethernet.frame_length_bytes,
                 captured_bytes: 0,
             };
-            (sampled, self.table.vlan(&[], switch))
+            (sampled, self.table.vlan(iter::empty(), switch))
         } else {
             return Err(Loss::NoEthernet);
         };
@@ -378,7 +378,9 @@ impl Walk<'_> {
         {
             return Err(Loss::ImplausibleLength);
         }
-        let vlan = vlan.map_err(|_| Loss::UnknownVlan)?;
+        let vlan = vlan.map_err(|_| {
+            if self.table.cell_count() == 0 { Loss::NoTable } else { Loss::UnknownVlan }
+        })?;
         let cell = self.table.pair(vlan, sampled.source, sampled.destination)?;
         Ok(Hit { cell, sampling_rate, frame_length_bytes, protocol })
     }

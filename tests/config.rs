@@ -7,6 +7,7 @@ use std::path::Path;
 use ixflow::control::api::MacTableKind;
 use ixflow::control::config::{AGENT_BLOCK, AGENT_KEYS, Config, KEYS, Key, RrdcachedUse};
 use ixflow::ixp::InfrastructureId;
+use ixflow::receive::Spread;
 use ixflow::resolve::Direction;
 use ixflow::sink::Create;
 
@@ -72,6 +73,7 @@ fn every_new_setting_is_read() {
          sflow_infraid = 2\n\
          sflow_api_interval_secs = 10\n\
          sflow_create = all\n\
+         sflow_spread = datagram\n\
          sflow_receive_buffer_bytes = 1M\n\
          sflow_agents_allow = 192.0.2.0/24\n\
          sflow_agents_allow = 2001:db8::/32 198.51.100.1\n\
@@ -89,6 +91,7 @@ fn every_new_setting_is_read() {
     assert_eq!(config.state_dir, Path::new("/tmp/state"));
     assert_eq!(config.infrastructure, Some(InfrastructureId(2)));
     assert_eq!(config.create, Create::All);
+    assert_eq!(config.spread, Spread::Datagram);
     assert_eq!(config.receive_buffer_bytes, 1 << 20);
     assert_eq!((config.agents_max, config.data_sources_max, config.debug), (7, 8, true));
     let allow: Vec<_> = config.agents_allow.iter().map(ToString::to_string).collect();
@@ -301,6 +304,7 @@ fn settings_in_force_read_back_as_they_were() {
         settings(""),
         settings(
             "sflow_rrdcached 1\nsflow_infraid 3\nsflow_listen [::1]:1 2\nsflow_workers 9\n\
+             sflow_spread datagram\n\
              sflow_agents_allow 192.0.2.0/24, ::/0\nsflow_create all\ndebug 1\n\
              sflow_rrdcached_socket = h:1\nsflow_rrddir = \"/a \\\"b\\\" \\#c\"\n\
              <sflow_agent ::1>\nsampling_rate 7\n</sflow_agent>",

@@ -4,11 +4,14 @@
 mod api;
 mod config;
 mod decode;
+mod demo;
+mod docs;
 mod hostile;
 mod house;
 mod replay;
 mod run;
 mod simulate;
 mod sink;
+mod spread;
 mod support;
 mod truth;

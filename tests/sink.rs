@@ -111,7 +111,7 @@ fn librrd() -> Bench {
     let root = directory.path().join("rrd tree");
     fs::create_dir(&root).unwrap();
     let tree = Tree::open(&root).unwrap();
-    let sink = Librrd::new(tree, Create::OnTraffic, Arc::default());
+    let sink = Librrd::new(tree, Create::OnTraffic);
     Bench { sink: Box::new(sink), daemon: None, directory }
 }
 

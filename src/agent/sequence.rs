@@ -12,8 +12,15 @@
 //!
 //! Numbers and uptimes wrap at 2^32; all differences are taken modulo 2^32.
 
-/// Width of a sequence window, in datagrams.
+/// Width of a sequence window, in datagrams, where one worker hears an agent's datagrams in the
+/// order in which they came.
 pub(super) const WINDOW: u32 = 4_096;
+
+/// Width of a sequence window, in datagrams, where several workers hear parts of an agent: one of
+/// them may be behind by what its socket's buffer holds, while the others go on. At the default
+/// of the buffer that is 58,254 datagrams of six samples, of each of two workers. A power of two,
+/// as [`WINDOW`] is; a bit each, hence 16 KiB.
+pub(super) const WINDOW_SPREAD: u32 = 131_072;
 
 /// Number spaces that are kept of an agent.
 const SPACES_MAX: usize = 4;
@@ -62,8 +69,8 @@ impl Mark {
 #[derive(Clone, Debug)]
 struct Space {
     highest: Mark,
-    /// Bit `number % WINDOW` of each of the last `WINDOW` numbers: whether it came.
-    seen: Box<[u64; (WINDOW / 64) as usize]>,
+    /// Bit `number % window` of each of the last `window` numbers: whether it came.
+    seen: Box<[u64]>,
     /// For the choice of the space to forget.
     used: u64,
 }
@@ -75,18 +82,19 @@ enum Place {
 }
 
 impl Space {
-    fn new(mark: Mark) -> Space {
+    fn new(mark: Mark, window: u32) -> Space {
         // What came before the first datagram is not known, hence not missing.
-        let seen = Box::new([u64::MAX; (WINDOW / 64) as usize]);
+        let seen = vec![u64::MAX; window as usize / 64].into_boxed_slice();
         Space { highest: mark, seen, used: 0 }
     }
 
-    fn bit(number: u32) -> (usize, u64) {
-        let place = number % WINDOW;
+    fn bit(number: u32, window: u32) -> (usize, u64) {
+        // The window is a power of two: numbers keep their place over the wrap.
+        let place = number & (window - 1);
         ((place / 64) as usize, 1 << (place % 64))
     }
 
-    fn place(&self, mark: Mark) -> Place {
+    fn place(&self, mark: Mark, window: u32) -> Place {
         let ahead = mark.number.wrapping_sub(self.highest.number);
         let behind = self.highest.number.wrapping_sub(mark.number);
         let apart = mark.boot().wrapping_sub(self.highest.boot()).cast_signed().unsigned_abs();
@@ -104,7 +112,7 @@ impl Space {
             && ahead <= possible.saturating_mul(DATAGRAMS_PER_MILLI_MAX)
         {
             Place::Ahead(ahead)
-        } else if same_boot && behind < WINDOW {
+        } else if same_boot && behind < window {
             Place::Behind
         } else {
             Place::Elsewhere
@@ -113,38 +121,53 @@ impl Space {
 }
 
 /// The number spaces of one agent.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sequence {
     spaces: Vec<Space>,
     turn: u64,
     counts: SequenceCounts,
+    window: u32,
+}
+
+impl Default for Sequence {
+    fn default() -> Sequence {
+        Sequence::new(WINDOW)
+    }
 }
 
 impl Sequence {
+    /// No datagram yet; late ones are told up to `window` numbers behind, a power of two of at
+    /// least 64.
+    pub(super) fn new(window: u32) -> Sequence {
+        Sequence { spaces: Vec::new(), turn: 0, counts: SequenceCounts::default(), window }
+    }
+
     /// Takes the place of one more datagram into account.
     pub fn take(&mut self, mark: Mark) {
         self.turn += 1;
         let turn = self.turn;
+        let window = self.window;
         for space in &mut self.spaces {
-            match space.place(mark) {
+            match space.place(mark, window) {
                 Place::Ahead(ahead) => {
                     self.counts.gaps += u64::from(ahead) - 1;
-                    if ahead >= WINDOW {
+                    if ahead >= window {
                         space.seen.fill(0);
                     } else {
                         for step in 1..ahead {
-                            let (word, bit) = Space::bit(space.highest.number.wrapping_add(step));
+                            let number = space.highest.number.wrapping_add(step);
+                            let (word, bit) = Space::bit(number, window);
                             space.seen[word] &= !bit;
                         }
                     }
-                    let (word, bit) = Space::bit(mark.number);
+                    let (word, bit) = Space::bit(mark.number, window);
                     space.seen[word] |= bit;
                     space.highest = mark;
                     space.used = turn;
                     return;
                 }
                 Place::Behind => {
-                    let (word, bit) = Space::bit(mark.number);
+                    let (word, bit) = Space::bit(mark.number, window);
                     if space.seen[word] & bit == 0 {
                         space.seen[word] |= bit;
                         self.counts.gaps -= 1;
@@ -158,7 +181,7 @@ impl Sequence {
                 Place::Elsewhere => {}
             }
         }
-        let mut space = Space::new(mark);
+        let mut space = Space::new(mark, window);
         space.used = turn;
         if !self.spaces.is_empty() {
             self.counts.resets += 1;
@@ -267,7 +290,7 @@ mod tests {
 
     #[test]
     fn two_workers_that_fold_in_turns_agree_with_one() {
-        let lost = |n: &u32| n % 97 == 0;
+        let lost = |n: &u32| n.is_multiple_of(97);
         let all: Vec<_> = (1..=9_000u32).filter(|n| !lost(n)).collect();
         let mut sequence = Sequence::default();
         for block in all.chunks(256) {
@@ -277,6 +300,29 @@ mod tests {
         }
         let expected = u64::from(9_000u32 / 97);
         assert_eq!(sequence.counts().gaps, expected, "{:?}", sequence.counts());
+    }
+
+    #[test]
+    fn a_worker_may_be_behind_by_what_its_socket_holds() {
+        let lost = |n: &u32| n.is_multiple_of(97);
+        let mut sequence = Sequence::new(WINDOW_SPREAD);
+        // At 50 datagrams a millisecond.
+        let mark = |number: u32| Mark {
+            number,
+            uptime_millis: number / 50,
+            stamp_millis: 5_000 + number / 50,
+        };
+        for turn in 0..4 {
+            let block = turn * 110_000..(turn + 1) * 110_000;
+            for parity in [0, 1] {
+                let numbers = block.clone().filter(|n| n % 2 == parity && !lost(n));
+                numbers.for_each(|n| sequence.take(mark(n)));
+            }
+        }
+        // The first number is lost, which nobody can know.
+        let expected = u64::from(439_999u32 / 97);
+        let result = sequence.counts();
+        assert_eq!((result.gaps, result.resets), (expected, 0), "{result:?}");
     }
 
     proptest! {

@@ -105,6 +105,9 @@ pub enum ReplayError {
 pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     log_to_stderr(false);
     let print = arguments.matrix || arguments.json;
+    if arguments.mac_table.is_none() && !print {
+        return Err(ReplayError::NoTable);
+    }
     let config = if arguments.config.is_some() || !print {
         Config::load(arguments.config.as_deref(), &arguments.set)?
     } else {
@@ -134,8 +137,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
             }
             table.records
         }
-        None if print => macs_seen(&arguments.captures, arguments.port)?,
-        None => return Err(ReplayError::NoTable),
+        None => macs_seen(&arguments.captures, arguments.port)?,
     };
     let (table, conflicts) = MacTable::build(&records)?;
     for conflict in conflicts {
@@ -168,14 +170,17 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     let captured = std::mem::take(&mut *capture.lock().unwrap_or_else(PoisonError::into_inner));
     let names = Names::new(&records, arguments.mac_table.is_none());
     let matrix = matrix.lock().unwrap_or_else(PoisonError::into_inner);
-    let out = &mut io::stdout().lock();
-    if arguments.json {
-        print_json(out, &matrix, &names, &state, captured.skipped)?;
+    let out = &mut io::BufWriter::new(io::stdout().lock());
+    let printed = if arguments.json {
+        print_json(out, &matrix, &names, &state, captured.skipped)
     } else {
-        if arguments.matrix {
-            print_matrix(out, &matrix, &names)?;
-        }
-        print_totals(out, &state, captured.skipped)?;
+        let matrix = if arguments.matrix { print_matrix(out, &matrix, &names) } else { Ok(()) };
+        matrix.and_then(|()| print_totals(out, &state, captured.skipped))
+    };
+    match printed.and_then(|()| out.flush()) {
+        // Whoever reads has seen enough, as head(1).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        result => result?,
     }
     match captured.failure {
         Some(failure) => Err(failure.into()),
@@ -238,7 +243,7 @@ fn macs_seen(captures: &[PathBuf], port: u16) -> Result<Vec<MacRecord>, ReplayEr
                 [VlanTag::new(switch.source_vlan), VlanTag::new(switch.destination_vlan)]
             });
             let frame = sample.raw_packet_header.and_then(|raw| Frame::parse(raw.header).ok());
-            let vlan = frame.as_ref().and_then(|frame| frame.tags().first()).copied();
+            let vlan = frame.as_ref().and_then(|frame| frame.tags().next());
             let vlan = vlan.or_else(|| switch.into_iter().find(|vlan| vlan.is_some()));
             let macs = match (&frame, &sample.sampled_ethernet) {
                 (Some(frame), _) => [frame.source, frame.destination],
@@ -344,7 +349,7 @@ fn print_matrix(
 fn print_totals(out: &mut impl Write, state: &State, skipped: Skipped) -> io::Result<()> {
     let totals = state.agents.totals();
     let (sequence, agent_drops) = state.agents.sequence_counts();
-    let mut line = |name: &str, count: u64| writeln!(out, "{name:<28} {count:>12}");
+    let mut line = |name: &str, count: u64| writeln!(out, "{name:<38} {count:>12}");
     line("packets in the captures", skipped.packets)?;
     for (name, count) in skipped_kinds(skipped) {
         line(&format!("  {name}"), count)?;

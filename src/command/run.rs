@@ -1,7 +1,8 @@
 //! `ixflow run`: the daemon.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
-use crate::receive::{ListenError, UdpSockets};
+use crate::receive::{ListenError, Spread, UdpSockets, spread_datagrams};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::librrd::Librrd;
 use crate::sink::rrdcached::{self, Address, Rrdcached};
@@ -27,8 +28,8 @@ use crate::sink::{Sink, Tree};
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
 
-/// A day of intervals of 300 seconds.
-const BACKLOG_MAX: usize = 288;
+/// Seconds of intervals that wait for the sink at the most: a day.
+const BACKLOG_SECS: usize = 86_400;
 
 /// Seconds between two summary lines.
 const SUMMARY_SECS: u64 = 60;
@@ -39,12 +40,12 @@ const FAILURES_PER_LINE: u64 = 10;
 /// Conflicts that are remembered as reported.
 const CONFLICTS_MAX: usize = 10_000;
 
-/// Signals to stop that come within this time are one demand: timeout(1) and shells send them to
-/// the process and to its group.
-const ONE_DEMAND: Duration = Duration::from_secs(1);
+/// The file in the state directory that a daemon locks, with its process id.
+const LOCK_FILE: &str = "ixflow.lock";
 
-/// How long a command to rrdcached may go on after the daemon was told to stop.
-const STOP_GRACE: Duration = Duration::from_secs(10);
+/// A signal to stop that follows another one within this time is its echo: timeout(1) and
+/// terminals tell the process and its group.
+const STOP_ECHO: Duration = Duration::from_secs(1);
 
 /// Arguments of `ixflow run`.
 #[derive(clap::Args, Debug)]
@@ -83,6 +84,18 @@ pub enum RunError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// Another daemon is there.
+    #[error(
+        "{}: locked by process {holder}: another ixflow runs with these settings; a second one \
+         needs its own sflow_statedir, sflow_rrddir and sflow_listen",
+        path.display()
+    )]
+    Locked {
+        /// The lock.
+        path: PathBuf,
+        /// Its process id.
+        holder: String,
+    },
     /// Signals, threads or the runtime of the control plane.
     #[error("cannot start: {0}")]
     Start(io::Error),
@@ -101,20 +114,23 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     }
     let portal = config.portal()?;
 
-    let stop_now = Arc::new(AtomicBool::new(false));
-    let sink = open_sink(&config, &stop_now)?;
+    let _lock = lock_state_dir(&config)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let sink = open_sink(&config, &stop)?;
     let sink_name = sink.describe();
 
     // The first table: the last good one, until the portal gives a newer.
     let mut keeper = TableKeeper::new(&config);
     let saved = keeper.load();
-    let state = Arc::new(State::new(
-        Agents::new(config.agents_max, config.data_sources_max),
-        config.workers,
-    ));
+    let agents = Agents::new(config.agents_max, config.data_sources_max);
+    let agents = match config.spread {
+        Spread::Agent => agents,
+        Spread::Datagram => agents.heard_in_parts(),
+    };
+    let state = Arc::new(State::new(agents, config.workers));
     let table = saved.and_then(|saved| {
         let source = format!("the saved answer of {}", saved.url);
-        keeper.take(saved, source, &state)
+        keeper.take(saved, &source, &state)
     });
     let plan = Plan { table: table.unwrap_or_default(), policy: policy(&config) };
 
@@ -123,6 +139,9 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let mut sources = Vec::with_capacity(config.workers);
     for _ in 0..config.workers {
         sources.push(UdpSockets::bind(&config.listen, config.receive_buffer_bytes)?);
+    }
+    if config.spread == Spread::Datagram {
+        spread_datagrams(&sources)?;
     }
     let sockets = sources.first().map(|source| {
         let addresses: Vec<_> = source.local_addresses().iter().map(ToString::to_string).collect();
@@ -134,7 +153,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let setup = Setup {
         step_secs: config.flush_secs,
         from_millis: Some(clock.now_millis()),
-        backlog_max: BACKLOG_MAX,
+        backlog_max: BACKLOG_SECS / config.flush_secs as usize,
         when_full: WhenFull::DropOldest,
     };
     let sources = sources
@@ -147,7 +166,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let pipeline = Pipeline::start(sources, plan, setup, sink, &state)?;
     tracing::info!(
         "ixflow {} listens on UDP {addresses} with {} workers (receive buffer {buffer_bytes} \
-         bytes each); table: {}; writes to {sink_name} every {} s",
+         bytes each); table: {}; every {} s to {sink_name}",
         env!("CARGO_PKG_VERSION"),
         config.workers,
         describe_table(&state.table(), clock.now_millis() / 1_000),
@@ -175,19 +194,15 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
                 if signal == SIGHUP {
                     reload.notify_one();
                 } else if let Some(since) = stopping {
-                    if since.elapsed() >= ONE_DEMAND {
+                    if since.elapsed() > STOP_ECHO {
                         tracing::warn!("told to stop twice: ending at once");
                         std::process::exit(1);
                     }
                 } else {
                     stopping = Some(Instant::now());
                     tracing::info!("told to stop: flushing what was counted");
+                    stop.store(true, Ordering::Relaxed);
                     epoch.stop();
-                    let stop_now = stop_now.clone();
-                    let _ = spawn("stop", move || {
-                        std::thread::sleep(STOP_GRACE);
-                        stop_now.store(true, Ordering::Release);
-                    });
                 }
             }
         })?;
@@ -219,6 +234,46 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), RunError> {
     std::thread::Builder::new().name(name.into()).spawn(body).map_err(RunError::Start)?;
     Ok(())
+}
+
+/// Makes sure that no other daemon works with the same state, and so with the same settings: two
+/// would share the port, and each see a part of the samples. Held as long as the file is open.
+///
+/// Without a state directory there is no lock, and no saved table either: that is said, and no
+/// reason to stay away.
+fn lock_state_dir(config: &Config) -> Result<Option<File>, RunError> {
+    let path = config.state_dir.join(LOCK_FILE);
+    let open = || {
+        std::fs::create_dir_all(&config.state_dir)?;
+        File::options().create(true).truncate(false).read(true).write(true).open(&path)
+    };
+    let mut file = match open() {
+        Ok(file) => file,
+        Err(error) => {
+            tracing::warn!(
+                "sflow_statedir = {}: {error}: a restart while the portal is away would have no \
+                 MAC table",
+                config.state_dir.display()
+            );
+            return Ok(None);
+        }
+    };
+    match file.try_lock() {
+        Ok(()) => {
+            // Only for people, and for the message below.
+            let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
+            Ok(Some(file))
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let _ = file.take(20).read_to_string(&mut holder);
+            Err(RunError::Locked { path, holder })
+        }
+        Err(TryLockError::Error(error)) => {
+            tracing::warn!("{}: cannot be locked: {error}", path.display());
+            Ok(None)
+        }
+    }
 }
 
 /// The policy of the configuration.
@@ -258,7 +313,7 @@ pub(super) fn open_sink(
         Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
-        Ok(Box::new(Librrd::new(tree, config.create, stop.clone())))
+        Ok(Box::new(Librrd::new(tree, config.create)))
     }
 }
 
@@ -267,7 +322,7 @@ fn describe_table(table: &TableState, now_secs: u64) -> String {
         return "none yet, nothing is counted until the portal gives one".into();
     }
     format!(
-        "{} of {} s ago: {} infrastructures, {} VLANs, {} MACs, {} VLIs",
+        "{}, {} s old, with infrastructures={} vlans={} macs={} vlis={}",
         table.source,
         now_secs.saturating_sub(table.fetched_secs),
         table.infrastructures,
@@ -304,12 +359,23 @@ impl TableKeeper {
     }
 
     /// A new table if the records are others than before.
-    fn take(&mut self, good: LastGood, source: String, state: &State) -> Option<MacTable> {
+    fn take(&mut self, good: LastGood, source: &str, state: &State) -> Option<MacTable> {
         let LastGood { table, fetched_at_secs, .. } = good;
+        if let Some(wanted) = self.infrastructure
+            && !table.infrastructures.contains(&wanted)
+        {
+            let known: Vec<_> = table.infrastructures.iter().map(|id| id.0.to_string()).collect();
+            tracing::error!(
+                "{source}: sflow_infraid = {}: no such infrastructure in the table, so that \
+                 nothing is counted: expected one of {}",
+                wanted.0,
+                known.join(", ")
+            );
+        }
         {
             let mut seen = state.table();
             seen.fetched_secs = fetched_at_secs;
-            seen.source.clone_from(&source);
+            source.clone_into(&mut seen.source);
             seen.failures = 0;
         }
         if self.records.as_ref() == Some(&table.records) {
@@ -416,7 +482,7 @@ impl Control {
                 let source = self.client.url().to_string();
                 let fetched_at_secs = self.now_secs();
                 let good = LastGood { table, url: source.clone(), fetched_at_secs };
-                if let Some(table) = self.keeper.take(good, source.clone(), &self.state) {
+                if let Some(table) = self.keeper.take(good, &source, &self.state) {
                     let policy = self.epoch.plan().policy.clone();
                     self.epoch.set_plan(Arc::new(Plan { table, policy }));
                     let described = describe_table(&self.state.table(), fetched_at_secs);
@@ -452,7 +518,7 @@ impl Control {
                 return;
             }
         };
-        for notice in &new.notices {
+        for notice in new.notices.iter().filter(|notice| !self.config.notices.contains(notice)) {
             tracing::warn!("{notice}");
         }
         let fixed = self.config.fixed_changes(&new);
@@ -480,18 +546,25 @@ struct Snapshot {
     sequence_gaps: u64,
     agent_drops: u64,
     socket_drops: u64,
-    updates: u64,
+    updated: u64,
+    created: u64,
+    refused: u64,
+    intervals_dropped: u64,
 }
 
 impl Snapshot {
     fn take(state: &State) -> Snapshot {
         let (sequence, agent_drops) = state.agents.sequence_counts();
+        let write = state.write().clone();
         Snapshot {
             totals: state.agents.totals(),
             sequence_gaps: sequence.gaps,
             agent_drops,
             socket_drops: state.socket_drops().unwrap_or(0),
-            updates: state.write().updates,
+            updated: write.updates - write.refused,
+            created: write.created,
+            refused: write.refused,
+            intervals_dropped: write.intervals_dropped,
         }
     }
 }
@@ -502,18 +575,23 @@ fn summary(state: &State, before: &Snapshot, when: &str) {
     let totals = now.totals.since(&before.totals);
     let losses: String =
         totals.losses.iter().map(|(loss, count)| format!(" {}={count}", loss.name())).collect();
-    let write = state.write().clone();
+    let (waiting, millis) = {
+        let write = state.write();
+        (write.backlog, write.last_millis)
+    };
     tracing::info!(
         "{when}: datagrams={} samples={} counted={}{losses} sequence_gaps={} agent_drops={} \
-         socket_drops={} updates={} flush_millis={} backlog={}",
+         socket_drops={} updated={} created={} refused={} flush_millis={millis} \
+         backlog={waiting} intervals_dropped={}",
         totals.datagrams,
         totals.flow_samples,
         totals.counted,
         now.sequence_gaps.saturating_sub(before.sequence_gaps),
         now.agent_drops.saturating_sub(before.agent_drops),
         now.socket_drops.saturating_sub(before.socket_drops),
-        now.updates.saturating_sub(before.updates),
-        write.last_millis,
-        write.backlog,
+        now.updated.saturating_sub(before.updated),
+        now.created.saturating_sub(before.created),
+        now.refused.saturating_sub(before.refused),
+        now.intervals_dropped.saturating_sub(before.intervals_dropped),
     );
 }

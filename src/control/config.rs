@@ -21,6 +21,7 @@ use super::api::{MacTableKind, Portal};
 use super::general::{self, Body, Entry, Place};
 use crate::agent::{DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
 use crate::ixp::{InfrastructureId, IpPrefix};
+use crate::receive::Spread;
 use crate::resolve::AgentPolicy;
 use crate::sink::Create;
 use crate::sink::rrdcached::Address;
@@ -79,6 +80,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// `sflow_workers`: receiving threads, 1 to [`WORKERS_MAX`].
     pub workers: usize,
+    /// `sflow_spread`: which worker reads a datagram.
+    pub spread: Spread,
     /// `sflow_receive_buffer_bytes`: the receive buffer asked of the kernel for each socket, in
     /// bytes.
     pub receive_buffer_bytes: usize,
@@ -117,6 +120,7 @@ impl Default for Config {
             listen: vec![every_address(DEFAULT_PORT)],
             workers: std::thread::available_parallelism()
                 .map_or(1, |cores| cores.get().min(WORKERS_MAX)),
+            spread: Spread::Agent,
             receive_buffer_bytes: DEFAULT_RECEIVE_BUFFER_BYTES,
             agents_allow: Vec::new(),
             agents_max: DEFAULT_AGENTS_MAX,
@@ -584,8 +588,8 @@ pub const KEYS: &[Key<Config>] = &[
         name: "sflow_statedir",
         expected: "a directory",
         default: DEFAULT_STATE_DIR,
-        meaning: "Directory for what must survive a restart: the last good MAC table, counts \
-                  that are not written yet.",
+        meaning: "Directory for what must survive a restart: the last good MAC table. One daemon \
+                  at a time can use it.",
         list: false,
         set: |config, text| keep(&mut config.state_dir, Some(text.into())),
         show: |config| Some(config.state_dir.display().to_string().into()),
@@ -675,7 +679,7 @@ pub const KEYS: &[Key<Config>] = &[
                   address with the same port is listed.",
         list: true,
         set: |config, text| {
-            words(text).all(|word| {
+            every_word(text, |word| {
                 listen(word).into_iter().flatten().fold(false, |_, address| {
                     if !config.listen.contains(&address) {
                         config.listen.push(address);
@@ -696,6 +700,29 @@ pub const KEYS: &[Key<Config>] = &[
         show: |config| Some(shown_number(config.workers)),
     },
     Key {
+        name: "sflow_spread",
+        expected: "agent or datagram",
+        default: "agent",
+        meaning: "Which thread reads what: all datagrams of an agent the same one (`agent`), or \
+                  each the next one (`datagram`; Linux only), for fabrics with fewer agents than \
+                  busy threads.",
+        list: false,
+        set: |config, text| {
+            let value = match text {
+                "agent" => Some(Spread::Agent),
+                "datagram" => Some(Spread::Datagram),
+                _ => None,
+            };
+            keep(&mut config.spread, value)
+        },
+        show: |config| {
+            Some(match config.spread {
+                Spread::Agent => "agent".into(),
+                Spread::Datagram => "datagram".into(),
+            })
+        },
+    },
+    Key {
         name: "sflow_receive_buffer_bytes",
         expected: "bytes, 64k to 1G, perhaps with k, M or G",
         default: "64M",
@@ -712,7 +739,7 @@ pub const KEYS: &[Key<Config>] = &[
                   commas or spaces, or in several lines; everyone if absent.",
         list: true,
         set: |config, text| {
-            words(text).all(|word| {
+            every_word(text, |word| {
                 word.parse().is_ok_and(|prefix| {
                     config.agents_allow.push(prefix);
                     true
@@ -799,8 +826,15 @@ fn key_named(name: &str) -> Option<&'static Key<Config>> {
     KEYS.iter().find(|key| key.name == name)
 }
 
+/// Characters of a name that may be a misspelt one of ours: the comparison takes memory and time
+/// for every pair of characters, and a longer name is too far from any of ours.
+const MISSPELT_MAX: usize = 64;
+
 /// The name that `name` was probably meant to be.
 fn nearest(name: &str, names: impl Iterator<Item = &'static str>) -> Option<&'static str> {
+    if name.chars().nth(MISSPELT_MAX).is_some() {
+        return None;
+    }
     let similarity = |candidate: &str| strsim::normalized_damerau_levenshtein(name, candidate);
     names
         .map(|candidate| (similarity(candidate), candidate))
@@ -828,8 +862,11 @@ fn bytes(text: &str, range: RangeInclusive<usize>) -> Option<usize> {
     range.contains(&number).then_some(number)
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty())
+/// Whether `take` takes every word of a list, and there is one: a list of separators alone is no
+/// absent value, and must not stand for "nowhere" or "everyone".
+fn every_word(text: &str, take: impl FnMut(&str) -> bool) -> bool {
+    let mut words = text.split([',', ' ', '\t', '\n']).filter(|word| !word.is_empty()).peekable();
+    words.peek().is_some() && words.all(take)
 }
 
 fn mac_table(text: &str) -> Option<MacTableKind> {
@@ -1217,6 +1254,29 @@ mod tests {
         }
         for word in ["", "localhost", "65536", "192.0.2.1:", "192.0.2", ":6343", "[::]6343"] {
             assert_eq!(listen(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn names_are_compared_up_to_a_length() {
+        let names = || KEYS.iter().map(|key| key.name);
+        assert_eq!(nearest("sflow_rrdirs", names()), Some("sflow_rrddir"));
+        assert_eq!(nearest(&"sflow_".repeat(100_000), names()), None);
+        for name in names() {
+            let padding = "x".repeat(MISSPELT_MAX - name.len() + 1);
+            let similarity = strsim::normalized_damerau_levenshtein(&(padding + name), name);
+            assert!(similarity < 0.6, "{name}: no suggestion is lost");
+        }
+    }
+
+    #[test]
+    fn a_list_of_separators_is_no_list() {
+        for key in KEYS.iter().filter(|key| key.list) {
+            for value in [",", "\" \"", ", ,"] {
+                let text = format!("<ixp>\n{} = {value}\n</ixp>", key.name);
+                let error = Config::from_text("t.conf", &text, &[]).unwrap_err().to_string();
+                assert!(error.contains(key.expected), "{error}");
+            }
         }
     }
 

@@ -431,6 +431,7 @@ fn ipv6(packet: &[u8]) -> Result<(IpAddr, &[u8]), Not> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
     use std::io::Write as _;
 
@@ -473,8 +474,8 @@ mod tests {
         packet
     }
 
-    fn frame(head: &[u8], packet: Vec<u8>) -> Vec<u8> {
-        [&ETHERNET[..], head, &packet].concat()
+    fn frame(head: &[u8], packet: impl AsRef<[u8]>) -> Vec<u8> {
+        [&ETHERNET[..], head, packet.as_ref()].concat()
     }
 
     #[test]

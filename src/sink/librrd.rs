@@ -8,17 +8,19 @@
 //! interval.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rrd::ConsolidationFn;
 use rrd::error::RrdError;
 use rrd::ops::graph::elements::{
-    Area, AreaColor, CDef, ColorWithLegend, Def, GPrint, GraphElement, Legend, Line, VDef, VarName,
+    Area, AreaColor, CDef, ColorWithLegend, Comment, Def, GPrint, GraphElement, Legend, Line, VDef,
+    VarName,
 };
-use rrd::ops::graph::props::{GraphProps, ImageFormat, Labels, Limits, Misc, Size, TimeRange};
+use rrd::ops::graph::props::{
+    FontParams, FontTag, GraphProps, ImageFormat, Labels, Limits, Misc, Size, TimeRange,
+};
 use rrd::ops::graph::{self, Color};
+use rrd::ops::info::InfoValue;
 use rrd::ops::update::{BatchTime, Datum, Options, update_all};
 
 use crate::flush::Interval;
@@ -35,13 +37,12 @@ const AGAIN_MAX: usize = 100_000;
 #[derive(Debug)]
 pub struct Librrd {
     feed: Feed,
-    stop: Arc<AtomicBool>,
 }
 
 impl Librrd {
-    /// Writes into `tree`, making files as `create` says, until `stop` is raised.
-    pub fn new(tree: Tree, create: Create, stop: Arc<AtomicBool>) -> Librrd {
-        Librrd { feed: Feed::new(tree, create), stop }
+    /// Writes into `tree`, making files as `create` says.
+    pub fn new(tree: Tree, create: Create) -> Librrd {
+        Librrd { feed: Feed::new(tree, create) }
     }
 }
 
@@ -56,9 +57,6 @@ impl Sink for Librrd {
         let mut outcome = Outcome::default();
         let mut again = Vec::new();
         self.feed.try_each(interval, |update| {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(SinkError::Stopped);
-            }
             match write_one(&root, &update, &span, &mut outcome) {
                 Ok(()) => {}
                 Err(reason) if is_locked(&reason) && again.len() < AGAIN_MAX => again.push(update),
@@ -183,6 +181,8 @@ pub fn fetch(
     let end_secs = |end: SystemTime| end.duration_since(UNIX_EPOCH).map_or(0, |end| end.as_secs());
     data.rows()
         .iter()
+        // librrd adds the row in which the end lies, even if it lies at that row's start.
+        .filter(|row| end_secs(row.timestamp()) <= to_secs)
         .map(|row| match *row.as_slice() {
             [input, output] => {
                 Ok(Row { end_secs: end_secs(row.timestamp()), values: [input, output] })
@@ -199,8 +199,27 @@ fn function(consolidation: Consolidation) -> ConsolidationFn {
     }
 }
 
-/// Draws `file` of the tree below `root` from `from_secs` to `to_secs` as a PNG: in as an area,
-/// out as a line, with the legend of IXP Manager's Grapher; bytes are drawn as bits.
+/// What a file has of the step that is not over, and that is no row yet: `traffic_in` and
+/// `traffic_out` in bytes or packets.
+pub fn open_step(path: &Path) -> Result<[f64; 2], RrdError> {
+    let mut info = rrd::ops::info::info(path)?;
+    let mut open = [0.0; 2];
+    for (open, name) in open.iter_mut().zip(DATA_SOURCES) {
+        // The scratch of a data source is the sum of value x seconds (rrdinfo(1), rrd_format.h).
+        let value = info.remove(&format!("ds[{name}].value"));
+        *open = value.and_then(InfoValue::into_value).ok_or_else(|| {
+            RrdError::InvalidArgument(format!("the file has no data source {name}"))
+        })?;
+    }
+    Ok(open)
+}
+
+/// Longest time that is drawn of five-minute means alone.
+const SINGLE_SECS: u64 = 2 * 86_400;
+
+/// Draws `file` of the tree below `root` from `from_secs` to `to_secs` as a PNG, as IXP Manager's
+/// Grapher does (app/Utils/Grapher/Rrd.php): out as an area, in as a line, bytes as bits; over two
+/// days and more with the peaks behind the means.
 ///
 /// librrd's graphs share fonts and settings in the process: draw in one thread at a time.
 pub fn graph_png(
@@ -210,51 +229,83 @@ pub fn graph_png(
     from_secs: u64,
     to_secs: u64,
 ) -> Result<Vec<u8>, RrdError> {
-    const IN: Color = Color { red: 0x00, green: 0xcf, blue: 0x00, alpha: None };
-    const OUT: Color = Color { red: 0x00, green: 0x2a, blue: 0x97, alpha: None };
+    const fn color(red: u8, green: u8, blue: u8) -> Color {
+        Color { red, green, blue, alpha: None }
+    }
+    const OUT: Color = color(0x00, 0xcf, 0x00);
+    const OUT_PEAK: Color = color(0x00, 0x66, 0x00);
+    const IN: Color = color(0x00, 0x2a, 0x97);
+    const IN_PEAK: Color = color(0xff, 0x00, 0xff);
     let (factor, label) = match file.family().1 {
-        Unit::Bytes => (8, "Bits / Second"),
-        Unit::Packets => (1, "Packets / Second"),
+        Unit::Bytes => (8, "bits / second"),
+        Unit::Packets => (1, "pkts / second"),
     };
+    let separate_peaks = to_secs.saturating_sub(from_secs) > SINGLE_SECS;
+    let path = file.path(root);
     let mut elements: Vec<GraphElement> = Vec::new();
-    for (name, legend, source) in [("in", "In ", DATA_SOURCES[0]), ("out", "Out", DATA_SOURCES[1])]
-    {
-        let variable = |kind: &str| VarName::new(format!("{name}_{kind}"));
-        elements.push(
-            Def {
-                var_name: variable("raw")?,
-                rrd: file.path(root),
-                ds_name: source.into(),
-                consolidation_fn: ConsolidationFn::Avg,
-                step: None,
-                start: None,
-                end: None,
-                reduce: None,
-            }
-            .into(),
-        );
-        elements.push(
-            CDef { var_name: variable("rate")?, rpn: format!("{name}_raw,{factor},*") }.into(),
-        );
-        let (value, legend) = (variable("rate")?, Some(Legend::from(legend)));
-        elements.push(if name == "in" {
-            let color = Some(ColorWithLegend { color: AreaColor::Color(IN), legend });
-            Area { value, color, stack: false, skip_scale: false }.into()
-        } else {
-            let color = Some(ColorWithLegend { color: OUT, legend });
-            let (stack, skip_scale, dashes) = (false, false, None);
-            Line { width: 1.0, value, color, stack, skip_scale, dashes }.into()
-        });
-        for (kind, function, format) in [
-            ("max", "MAXIMUM", "  Max  %8.2lf%s"),
-            ("mean", "AVERAGE", "  Avg  %8.2lf%s"),
-            ("last", "LAST", "  Cur  %8.2lf%s\\l"),
-        ] {
-            let rpn = format!("{name}_rate,{function}");
-            elements.push(VDef { var_name: variable(kind)?, rpn }.into());
-            elements.push(GPrint { var_name: variable(kind)?, format: format.into() }.into());
+    for (name, source) in ["in", "out"].into_iter().zip(DATA_SOURCES) {
+        for consolidation in [Consolidation::Average, Consolidation::Max] {
+            let kind = if consolidation == Consolidation::Max { "peak" } else { "mean" };
+            elements.push(
+                Def {
+                    var_name: VarName::new(format!("{name}_{kind}_raw"))?,
+                    rrd: path.clone(),
+                    ds_name: source.into(),
+                    consolidation_fn: function(consolidation),
+                    step: None,
+                    start: None,
+                    end: None,
+                    reduce: None,
+                }
+                .into(),
+            );
+            let rpn = format!("{name}_{kind}_raw,{factor},*");
+            elements.push(CDef { var_name: VarName::new(format!("{name}_{kind}"))?, rpn }.into());
+        }
+        for (figure, rpn) in
+            [("max", "peak,MAXIMUM"), ("average", "mean,AVERAGE"), ("last", "mean,LAST")]
+        {
+            let var_name = VarName::new(format!("{name}_{figure}"))?;
+            elements.push(VDef { var_name, rpn: format!("{name}_{rpn}") }.into());
         }
     }
+    for (name, heading, peak, mean) in [("out", "Out", OUT_PEAK, OUT), ("in", "In ", IN_PEAK, IN)] {
+        let variable = |kind: &str| VarName::new(format!("{name}_{kind}"));
+        let curve = |kind: &str, color: Color, width: f64, legend: &str| {
+            let (value, legend) = (variable(kind)?, Some(Legend::from(legend)));
+            let (stack, skip_scale) = (false, false);
+            Ok::<GraphElement, RrdError>(if name == "out" {
+                let color = Some(ColorWithLegend { color: AreaColor::Color(color), legend });
+                Area { value, color, stack, skip_scale }.into()
+            } else {
+                let color = Some(ColorWithLegend { color, legend });
+                Line { width, value, color, stack, skip_scale, dashes: None }.into()
+            })
+        };
+        let figure = |kind: &str, format: &str| {
+            let var_name = variable(kind)?;
+            Ok::<GraphElement, RrdError>(GPrint { var_name, format: format.into() }.into())
+        };
+        elements.push(Comment { text: heading.into() }.into());
+        if separate_peaks {
+            elements.push(curve("peak", peak, 1.0, "Peak")?);
+            elements.push(figure("max", "%6.2lf%s\\t")?);
+            elements.push(curve("mean", mean, 2.0, "Avg")?);
+        } else {
+            elements.push(curve("mean", mean, 2.0, "Max")?);
+            elements.push(figure("max", "%6.2lf%s\\t")?);
+            elements.push(Comment { text: "Avg".into() }.into());
+        }
+        elements.push(figure("average", "%6.2lf%s")?);
+        elements.push(figure("last", "\\tCur\\: %6.2lf%s\\l")?);
+    }
+    let fonts = [
+        (FontTag::Title, 10, "Times"),
+        (FontTag::Legend, 8, "Courier"),
+        (FontTag::Axis, 6, "Courier"),
+        (FontTag::Unit, 6, "Courier"),
+    ];
+    let fonts = fonts.map(|(tag, size, font)| (tag, FontParams { size, font: Some(font.into()) }));
     let props = GraphProps {
         time_range: TimeRange {
             start: Some(time(from_secs)),
@@ -264,7 +315,7 @@ pub fn graph_png(
         labels: Labels { title: Some(title.into()), vertical_label: Some(label.into()) },
         size: Size { width: Some(600), height: Some(150), ..Size::default() },
         limits: Limits { lower_limit: Some(0.0), ..Limits::default() },
-        misc: Misc { slope_mode: true, ..Misc::default() },
+        misc: Misc { slope_mode: true, fonts: fonts.into(), ..Misc::default() },
         ..GraphProps::default()
     };
     graph::graph(ImageFormat::Png, &props, &elements).map(|(png, _)| png)

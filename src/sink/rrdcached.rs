@@ -8,7 +8,7 @@
 //!
 //! **Waiting.** After its start the daemon accepts connections at once, but answers only when its
 //! journal is replayed, which can take minutes: an answer is waited for up to
-//! [`Settings::timeout`], looking at the stop flag twice a second.
+//! [`Settings::timeout`], and once the stop flag is raised for [`LAST_WAIT`].
 //!
 //! **Again.** After an error the whole interval is given again. That does no harm: the daemon
 //! answers "illegal attempt to update" with the file's last update, and one that is not before
@@ -69,6 +69,9 @@ const ARGUMENTS_MAX: usize = 4000;
 /// Bytes of an update's arguments behind the root, at the most: the path (under 100 with ids of
 /// ten digits), two stamps, and four values of twenty digits and a point.
 const ARGUMENTS_BEHIND_ROOT_MAX: usize = 100 + 2 * 22 + 4 * 23;
+
+/// How long an answer is waited for once the daemon is to end. A write that goes on is not cut off.
+pub const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// How often the stop flag is looked at while waiting.
 const TICK: Duration = Duration::from_millis(500);
@@ -176,7 +179,8 @@ enum Maker {
 }
 
 impl Rrdcached {
-    /// Writes as `settings` say, until `stop` is raised. Connects at the first interval.
+    /// Writes as `settings` say; `stop` says that the daemon is to end. Connects at the first
+    /// interval.
     ///
     /// The root must exist, unless the daemon is on TCP: then it may be on another host. An error
     /// too if the root's path is too long for rrdcached's journal.
@@ -632,7 +636,7 @@ struct Wait {
 impl Wait {
     /// After a tick without progress: whether to give up.
     fn check(&self, since: Instant) -> Result<(), SinkError> {
-        if self.stop.load(Ordering::Relaxed) {
+        if since.elapsed() > LAST_WAIT && self.stop.load(Ordering::Relaxed) {
             return Err(SinkError::Stopped);
         }
         if since.elapsed() > self.timeout {
@@ -694,9 +698,6 @@ impl Connection {
         stop: &Arc<AtomicBool>,
     ) -> Result<Connection, SinkError> {
         let wait = Wait { address: address.clone(), timeout, stop: Arc::clone(stop) };
-        if stop.load(Ordering::Relaxed) {
-            return Err(SinkError::Stopped);
-        }
         let open = || {
             let writer = Stream::connect(address, timeout)?;
             Ok((BufReader::with_capacity(1 << 16, writer.try_clone()?), writer))
@@ -733,9 +734,6 @@ impl Connection {
         count: usize,
         answer: impl FnMut(usize, Option<String>),
     ) -> Result<(), SinkError> {
-        if self.wait.stop.load(Ordering::Relaxed) {
-            return Err(SinkError::Stopped);
-        }
         if self.abilities.batch {
             self.exchange_batch(lines, count, answer)
         } else {

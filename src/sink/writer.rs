@@ -55,11 +55,12 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
                 said = None;
             }
             Err(error) => {
-                let waiting = backlog.len().0;
+                let (waiting, dropped) = backlog.len();
                 {
                     let mut write = state.write();
                     write.failures += 1;
                     write.backlog = waiting;
+                    write.intervals_dropped = dropped;
                 }
                 failing_since.get_or_insert(started);
                 if said.is_none_or(|at| at.elapsed() >= REPEAT) {

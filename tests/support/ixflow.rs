@@ -276,7 +276,7 @@ pub(crate) fn answer_always(status: &str, body: &str) -> String {
 
 fn skip_request(stream: &TcpStream) {
     let mut end = Vec::new();
-    for byte in stream.bytes() {
+    for byte in BufReader::new(stream).bytes() {
         let Ok(byte) = byte else { return };
         end.push(byte);
         if end.ends_with(b"\r\n\r\n") {

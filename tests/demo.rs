@@ -1,0 +1,142 @@
+//! `ixflow demo`, as a user runs it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use ixflow::ixp::{IpProtocol, Unit, VlanTag};
+use ixflow::simulate::{DEFAULT_FABRIC, Fabric};
+use ixflow::sink::librrd::fetch;
+use ixflow::sink::{Consolidation, File, STEP_SECS};
+
+const RATE: u32 = 150;
+
+fn demo(dir: &Path) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ixflow"));
+    command.arg("demo").arg("--dir").arg(dir);
+    command.args(["--hours", "2", "--live", "1", "--rate", &RATE.to_string()]);
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The number behind `option` in the output.
+fn number(output: &str, option: &str) -> u64 {
+    let rest = output.split(option).nth(1).unwrap_or_else(|| panic!("no {option} in\n{output}"));
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// The files that a page refers to.
+fn references(page: &Path) -> Vec<PathBuf> {
+    let html = fs::read_to_string(page).unwrap();
+    let attributes = ["src=\"", "href=\""];
+    let found = attributes.iter().flat_map(|attribute| {
+        html.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap())
+    });
+    found.map(|target| page.parent().unwrap().join(target)).collect()
+}
+
+#[test]
+fn a_demo_holds_what_was_said_and_shows_it() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("two words");
+    let output = demo(&dir);
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{printed}\n{}", text(&output.stderr));
+    assert!(printed.contains("checked: "), "{printed}");
+    assert!(!printed.contains("differences"), "{printed}");
+
+    // The demo compares all its files with the truth. Here the aggregates once more, with a truth
+    // of our own: the driven part is the same for everybody who knows when it began.
+    let from_secs = number(printed, "--start");
+    let last_secs = number(printed, "--end") + STEP_SECS;
+    assert_eq!(from_secs % STEP_SECS, 0);
+    assert!((24..=26).contains(&((last_secs - from_secs) / STEP_SECS)));
+    let driven_to_secs = from_secs + 23 * STEP_SECS;
+    let fabric = Fabric::from_toml(DEFAULT_FABRIC).unwrap();
+    let mut generator = fabric.generator(from_secs * 1000, RATE).with_truth(STEP_SECS);
+    let mut payload = Vec::new();
+    while generator.next_micros() < driven_to_secs * 1_000_000 {
+        generator.generate(&mut payload);
+    }
+    let truth = generator.finish();
+    assert_eq!(truth.intervals.len(), 23);
+    let root = dir.join("rrd");
+    for vlan in [10, 20].map(VlanTag::new) {
+        for protocol in IpProtocol::ALL {
+            for unit in Unit::ALL {
+                let said: BTreeMap<u64, u64> = truth
+                    .intervals
+                    .iter()
+                    .map(|interval| {
+                        let aggregates = interval.aggregates(&fabric);
+                        let of_vlan = aggregates.iter().filter(|((_, tag), _)| *tag == vlan);
+                        let totals = of_vlan.map(|(_, traffic)| traffic.of(protocol, unit));
+                        (interval.to_secs, totals.sum())
+                    })
+                    .collect();
+                let file = File::Aggregate { protocol, unit, vlan };
+                let path = file.path(&root);
+                let average = Consolidation::Average;
+                let rows = fetch(&path, average, from_secs, driven_to_secs, STEP_SECS).unwrap();
+                assert_eq!(rows.len(), 23);
+                for row in rows {
+                    for rate in row.values {
+                        let total = (rate * STEP_SECS as f64).round();
+                        assert_eq!(total, said[&row.end_secs] as f64, "{file} {}", row.end_secs);
+                    }
+                }
+            }
+        }
+    }
+
+    let pages = ["index.html", "member.html"].map(|page| dir.join(page));
+    let mut graphs = 0;
+    for target in pages.iter().flat_map(|page| references(page)) {
+        assert!(target.is_file(), "{}", target.display());
+        if target.extension().is_some_and(|extension| extension == "png") {
+            graphs += 1;
+            let png = fs::read(&target).unwrap();
+            assert!(png.starts_with(b"\x89PNG\r\n"), "{}", target.display());
+            // Width and height of the header chunk (PNG, section 11.2.2).
+            let side = |at: usize| u32::from_be_bytes(png[at..at + 4].try_into().unwrap());
+            assert!((600..1000).contains(&side(16)) && (150..400).contains(&side(20)));
+            assert!(png.len() > 4_000, "{} is nearly empty", target.display());
+        }
+    }
+    // Two VLANs in four views, eight pairs; a member in four views, eleven peers on one VLAN or
+    // five on the other, with both protocols.
+    assert!(graphs >= 8 + 8 + 4 + 10, "{graphs} graphs");
+
+    // The pages name files that are there.
+    let html = fs::read_to_string(&pages[0]).unwrap().replace("<wbr>", "");
+    let mut named = 0;
+    for path in html.split("<code>rrd/").skip(1).map(|rest| rest.split('<').next().unwrap()) {
+        assert!(path.parse::<File>().unwrap().path(&root).is_file(), "{path}");
+        named += 1;
+    }
+    assert_eq!(named, 16);
+
+    // A second run starts afresh: a first update can only be taken by a new file.
+    let stray = dir.join("graphs/stray.png");
+    fs::write(&stray, "").unwrap();
+    let output = demo(&dir);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(!stray.exists());
+}
+
+#[test]
+fn a_directory_of_others_is_left_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let theirs = place.path().join("rrd");
+    fs::create_dir(&theirs).unwrap();
+    let output = demo(place.path());
+    assert!(!output.status.success());
+    assert!(text(&output.stderr).contains("--dir"), "{}", text(&output.stderr));
+    assert_eq!(output.stdout, b"");
+    let left: Vec<_> = fs::read_dir(place.path()).unwrap().collect();
+    assert_eq!(left.len(), 1);
+}
