@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("flush", &["count", "ixp", "resolve", "worker"]),
     ("sink", &["count", "flush", "ixp", "state"]),
     ("pipeline", &["flush", "receive", "resolve", "sink", "state", "worker"]),
-    ("control", &["agent", "ixp", "resolve", "sink"]),
+    ("control", &["agent", "ixp", "receive", "resolve", "sink"]),
     ("simulate", &["clock", "count", "flush", "ixp", "loss", "receive"]),
 ];
 
