@@ -93,10 +93,27 @@ pub struct CaptureSource {
 impl CaptureSource {
     /// Replays `paths` in their order; datagrams to `port`, or to any port.
     pub fn open(paths: &[PathBuf], port: Option<u16>) -> Result<CaptureSource, CaptureError> {
-        let mut paths = paths.to_vec();
-        paths.reverse();
-        let mut source = CaptureSource {
-            paths,
+        let mut source = CaptureSource::new(port);
+        source.paths = paths.to_vec();
+        source.paths.reverse();
+        source.open_next()?;
+        Ok(source)
+    }
+
+    /// Replays one capture that messages call `name`.
+    pub fn from_reader(
+        name: &str,
+        reader: impl io::Read + Send + 'static,
+        port: Option<u16>,
+    ) -> Result<CaptureSource, CaptureError> {
+        let mut source = CaptureSource::new(port);
+        source.begin(name.into(), reader)?;
+        Ok(source)
+    }
+
+    fn new(port: Option<u16>) -> CaptureSource {
+        CaptureSource {
+            paths: Vec::new(),
             path: PathBuf::new(),
             reader: None,
             interfaces: Vec::new(),
@@ -107,9 +124,7 @@ impl CaptureSource {
             next: None,
             stamp_millis: 0,
             failed: None,
-        };
-        source.open_next()?;
-        Ok(source)
+        }
     }
 
     /// What was skipped so far.
@@ -125,13 +140,22 @@ impl CaptureSource {
     fn open_next(&mut self) -> Result<bool, CaptureError> {
         let Some(path) = self.paths.pop() else { return Ok(false) };
         let file = open(&path)?;
+        self.begin(path, file)?;
+        Ok(true)
+    }
+
+    fn begin(
+        &mut self,
+        path: PathBuf,
+        reader: impl io::Read + Send + 'static,
+    ) -> Result<(), CaptureError> {
         self.path = path;
         self.interfaces.clear();
-        match create_reader(BLOCK_BYTES_MAX, file) {
+        match create_reader(BLOCK_BYTES_MAX, reader) {
             Ok(reader) => self.reader = Some(reader),
             Err(error) => return Err(self.format_error(format!("{error:?}"))),
         }
-        Ok(true)
+        Ok(())
     }
 
     fn format_error(&self, what: String) -> CaptureError {
