@@ -179,9 +179,10 @@ impl<S: Source> Worker<S> {
         }
         let mut stopping_since = None;
         let result = loop {
-            let number = self.epoch.number.load(Ordering::Acquire);
             match self.source.receive() {
                 Ok(Batch::Datagrams { count, stamp_millis }) => {
+                    // Read now, so that the batch is counted by the plan that is in force.
+                    let number = self.epoch.number.load(Ordering::Acquire);
                     self.advance(stamp_millis, number);
                     for index in 0..count {
                         self.datagram(index);
