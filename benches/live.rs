@@ -19,10 +19,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::AtomicBool;
@@ -31,9 +33,10 @@ use std::{fs, io, thread};
 
 use ixflow::clock::Clock;
 use ixflow::ixp::{IpProtocol, Unit};
-use ixflow::receive::{Batch, Source, UdpSockets};
+use ixflow::receive::{Batch, Source, UdpSockets, WAIT};
 use ixflow::simulate::send::{Limit, Pace, SOCKETS_MAX, send};
 use ixflow::simulate::{ApiServer, Fabric};
+use ixflow::sink::rrdcached::Address;
 use ixflow::sink::{File, file};
 
 #[expect(dead_code, reason = "tests use the rest of it")]
@@ -151,9 +154,9 @@ fn main() {
     let scenarios = [
         scenario("6 samples a datagram", thousand(6, 16), 300, false),
         scenario("1 sample a datagram", thousand(1, 16), 300, false),
-        scenario("1,200 agents", many_agents(), 300, false),
         scenario("during flushes", thousand(6, 16), 10, false),
         scenario("one agent", thousand(6, 1), 300, true),
+        scenario("1,200 agents", many_agents(), 300, false),
     ];
     let cores = thread::available_parallelism().unwrap();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
@@ -168,8 +171,16 @@ fn main() {
         "{:<21} {:<11} {:<22} {:>11} {:>11} {:>7} {:>5}  limit",
         "scenario", "sent", "receiver", "datagrams/s", "samples/s", "of bare", "CPU"
     );
+    let mut site: Option<Site> = None;
     for scenario in scenarios.iter().filter(|scenario| scenario.name.contains(&only)) {
-        let bench = Bench::new(&directory.path().join(scenario.name.replace(' ', "-")), scenario);
+        let table_json = scenario.fabric.mac_table_json();
+        if let Some(other) = site.take_if(|site| site.table_json != table_json) {
+            other.finish();
+        }
+        let place = directory.path().join("site");
+        let site = site.get_or_insert_with(|| Site::new(&place, &scenario.fabric));
+        let trains = Trains::new(&scenario.fabric).into();
+        let bench = Bench { scenario, site, trains };
         let ways: &[Way] = match scenario.one_agent {
             // A train goes to one socket as a whole, whatever chooses it.
             true => &[Way::OneByOne],
@@ -199,7 +210,9 @@ fn main() {
                 io::stdout().flush().unwrap();
             }
         }
-        bench.finish();
+    }
+    if let Some(site) = site {
+        site.finish();
     }
     println!(
         "\nCPU: of one core, by the receiver, at that rate; reading it off the kernel included.\n\
@@ -230,38 +243,56 @@ struct Best {
     limit: &'static str,
 }
 
-/// One scenario's portal, rrdcached and files.
-struct Bench<'a> {
-    scenario: &'a Scenario,
+/// A portal, an rrdcached and files, for scenarios with the same members.
+struct Site {
     directory: PathBuf,
+    table_json: String,
     api: ApiServer,
     rrdcached: rrdcached::Rrdcached,
-    trains: std::cell::RefCell<Trains>,
+}
+
+impl Site {
+    fn new(directory: &Path, fabric: &Fabric) -> Site {
+        fs::create_dir_all(directory).unwrap();
+        let start_secs = (Clock::System.now_millis() / 1_000 / 300 - 1) * 300;
+        let files = link_files(fabric, &directory.join("rrd"), start_secs);
+        let rrdcached = rrdcached::Rrdcached::start(directory, rrdcached::OPEN);
+        // The first update of a file takes rrdcached much longer than further ones.
+        let Address::Unix(socket) = &rrdcached.address else { unreachable!("as it is started") };
+        let stream = UnixStream::connect(socket).unwrap();
+        let mut out = BufWriter::new(&stream);
+        out.write_all(b"BATCH\n").unwrap();
+        for file in files {
+            writeln!(out, "UPDATE {} {}:0:0", file.display(), start_secs + 1).unwrap();
+        }
+        out.write_all(b".\n").unwrap();
+        out.flush().unwrap();
+        let answers: Vec<_> = BufReader::new(&stream).lines().take(2).map(Result::unwrap).collect();
+        assert!(answers[1].starts_with("0 "), "{answers:?}");
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let table_json = fabric.mac_table_json();
+        let api = ApiServer::start(listener, table_json.clone(), API_KEY).unwrap();
+        Site { directory: directory.to_owned(), table_json, api, rrdcached }
+    }
+
+    /// Makes room for the next one.
+    fn finish(self) {
+        self.api.stop();
+        // Killed: it would write all that it holds.
+        drop(self.rrdcached);
+        fs::remove_dir_all(self.directory).unwrap();
+    }
+}
+
+/// One scenario at its site.
+struct Bench<'a> {
+    scenario: &'a Scenario,
+    site: &'a Site,
+    trains: RefCell<Trains>,
 }
 
 impl Bench<'_> {
-    fn new<'a>(directory: &Path, scenario: &'a Scenario) -> Bench<'a> {
-        fs::create_dir_all(directory).unwrap();
-        link_files(&scenario.fabric, &directory.join("rrd"));
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        Bench {
-            api: ApiServer::start(listener, scenario.fabric.mac_table_json(), API_KEY).unwrap(),
-            rrdcached: rrdcached::Rrdcached::start(directory, rrdcached::OPEN),
-            directory: directory.to_owned(),
-            trains: Trains::new(&scenario.fabric).into(),
-            scenario,
-        }
-    }
-
-    /// The files go before the next scenario's come.
-    fn finish(self) {
-        let Bench { directory, api, rrdcached, .. } = self;
-        api.stop();
-        // Killed: it would write all that it holds.
-        drop(rrdcached);
-        fs::remove_dir_all(directory).unwrap();
-    }
-
     fn highest(&self, kind: Kind, way: Way, seconds: u64) -> Best {
         let blast = self.step(kind, way, seconds, None);
         if blast.lost() == 0 {
@@ -358,19 +389,19 @@ impl Bench<'_> {
     }
 
     fn daemon(&self, workers: u32, spread: &str) -> Receiver {
-        let state = self.directory.join("state");
+        let state = self.site.directory.join("state");
         fs::create_dir_all(&state).unwrap();
         // Another process could take the port between these lines; then the daemon does not start.
         let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = self.directory.join("ixpmanager.conf");
+        let config = self.site.directory.join("ixpmanager.conf");
         let text = format!(
             "<ixp>\napikey = {API_KEY}\napibaseurl = {}\nsflow_rrddir = {}\n\
              sflow_rrdcached = 1\nsflow_rrdcached_socket = {}\nsflow_statedir = {}\n\
              sflow_listen = {address}\nsflow_workers = {workers}\nsflow_spread = {spread}\n\
              sflow_flush_secs = {}\nsflow_receive_buffer_bytes = {RECEIVE_BUFFER_BYTES}\n</ixp>\n",
-            self.api.base_url(),
-            self.directory.join("rrd").display(),
-            self.rrdcached.address,
+            self.site.api.base_url(),
+            self.site.directory.join("rrd").display(),
+            self.site.rrdcached.address,
             state.display(),
             self.scenario.flush_secs,
         );
@@ -392,6 +423,8 @@ impl Bench<'_> {
             listens |= line.contains("listens on UDP");
             table |= line.contains("new table: ") || line.contains("table: the saved answer");
         }
+        // A worker that waits takes a new table when its wait is over.
+        thread::sleep(2 * WAIT);
         // Its pipe must not fill up.
         let log = thread::spawn(move || {
             let mut rest = String::new();
@@ -509,10 +542,9 @@ fn bare() {
     println!("datagrams={datagrams} bytes={bytes} socket_drops={drops}");
 }
 
-/// A file for everything that is fed, as links.
-fn link_files(fabric: &Fabric, root: &Path) {
+/// A file for everything that is fed, as links; returns their paths.
+fn link_files(fabric: &Fabric, root: &Path, start_secs: u64) -> Vec<PathBuf> {
     fs::create_dir_all(root).unwrap();
-    let start_secs = (Clock::System.now_millis() / 1_000 / 300 - 1) * 300;
     let mut files = Vec::new();
     let families = IpProtocol::ALL.into_iter().flat_map(|p| Unit::ALL.map(|unit| (p, unit)));
     for (protocol, unit) in families {
@@ -532,6 +564,7 @@ fn link_files(fabric: &Fabric, root: &Path) {
     }
     let mut directories = HashSet::new();
     let mut template = PathBuf::new();
+    let mut paths = Vec::with_capacity(files.len());
     for (number, each) in files.iter().enumerate() {
         if number % LINKS_MAX == 0 {
             template = root.join(format!("template-{number}.rrd"));
@@ -542,8 +575,10 @@ fn link_files(fabric: &Fabric, root: &Path) {
         if directories.insert(parent.to_owned()) {
             fs::create_dir_all(parent).unwrap();
         }
-        fs::hard_link(&template, path).unwrap();
+        fs::hard_link(&template, &path).unwrap();
+        paths.push(path);
     }
+    paths
 }
 
 /// Bytes of a train at the most: a UDP datagram's.
@@ -629,17 +664,20 @@ impl Trains {
                 trains.push(Train { socket, bytes: chunk.concat(), numbers });
             }
         }
-        // Agents in turn, as far as they have something to say; each one's own order stays.
-        let mut turn = HashMap::new();
+        // Each agent's trains in their order, and evenly over the lap: no agent sends 100
+        // datagrams a millisecond.
+        let agent = |train: &Train| word(&train.bytes, 8);
+        let mut counts: HashMap<u32, (f64, f64)> = HashMap::new();
+        trains.iter().for_each(|train| counts.entry(agent(train)).or_default().0 += 1.0);
         let mut keyed: Vec<_> = trains
             .into_iter()
             .map(|train| {
-                let count = turn.entry(word(&train.bytes, 8)).or_insert(0u32);
-                *count += 1;
-                (*count, train)
+                let (count, place) = counts.get_mut(&agent(&train)).unwrap();
+                *place += 1.0;
+                ((*place - 0.5) / *count, train)
             })
             .collect();
-        keyed.sort_by_key(|(count, _)| *count);
+        keyed.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         Trains {
             trains: keyed.into_iter().map(|(_, train)| train).collect(),
             datagram_bytes,

@@ -6,7 +6,9 @@
 //! where absolutes move. A second table feeds workers from memory, one and two of them.
 //!
 //! usage: cargo bench --bench path [-- --rounds N]
-//!        valgrind --tool=callgrind target/release/deps/path-* --instructions LAPS
+//!        valgrind --tool=callgrind target/release/deps/path-* --instructions LAPS STAGE
+//!        (decode, resolve, count or whole, each with those before it; the difference of a run of
+//!        three laps and one of two is a lap)
 
 use std::hint::black_box;
 use std::io;
@@ -17,8 +19,10 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use ixflow::agent::Agents;
 use ixflow::clock::Clock;
+use ixflow::count::{Hit, Ledger};
 use ixflow::decode::ethernet::Frame;
 use ixflow::decode::{CountersSample, Datagram, FlowSample, Visitor};
+use ixflow::ixp::VlanTag;
 use ixflow::loss::Loss;
 use ixflow::receive::{Batch, Received, Source, UdpSockets, UdpSource};
 use ixflow::resolve::{MacTable, Plan, Policy};
@@ -46,7 +50,16 @@ fn main() {
             let laps = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1);
             let fed = fabric(1_000, 6);
             let source = RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000);
-            work(&fed.plan, source);
+            match arguments.next().as_deref() {
+                Some("decode") => decode(source),
+                Some("resolve") => resolve(&fed.plan.table, source, |_| {}),
+                Some("count") => {
+                    let mut ledger = Ledger::new(fed.plan.table.cell_count());
+                    resolve(&fed.plan.table, source, |hits| ledger.count(hits));
+                    black_box(ledger.iter().count());
+                }
+                _ => work(&fed.plan, source),
+            }
             let samples = fed.datagrams.len() as f64 * fed.samples_per_datagram;
             println!("{samples} samples a lap");
             return;
@@ -99,15 +112,7 @@ fn fabric(members: u32, samples_per_datagram: u32) -> Fed {
 fn measure(members: u32, rounds: usize) {
     let fed = Arc::new(fabric(members, 6));
     let bare = Stage::start(&fed, |_, source| drain(source, |_| {}));
-    let decoded = Stage::start(&fed, |_, source| {
-        let mut sum = Sum(0);
-        drain(source, |payload| {
-            if let Ok(datagram) = Datagram::parse(payload) {
-                datagram.visit(&mut sum);
-            }
-        });
-        black_box(sum.0);
-    });
+    let decoded = Stage::start(&fed, |_, source| decode(source));
     let whole = Stage::start(&fed, |fed, source| work(&fed.plan, source));
     let mut results = [const { Vec::new() }; 5];
     for round in 0..rounds + WARM_ROUNDS {
@@ -159,6 +164,60 @@ fn drain<S: Source>(mut source: S, mut each: impl FnMut(&[u8])) {
         for index in 0..count {
             each(source.datagram(index).payload);
         }
+    }
+}
+
+fn decode<S: Source>(source: S) {
+    let mut sum = Sum(0);
+    drain(source, |payload| {
+        if let Ok(datagram) = Datagram::parse(payload) {
+            datagram.visit(&mut sum);
+        }
+    });
+    black_box(sum.0);
+}
+
+/// What a worker does with a sample but for the agents' books and the policy.
+struct Resolve<'a> {
+    table: &'a MacTable,
+    hits: Vec<Hit>,
+}
+
+impl Visitor for Resolve<'_> {
+    #[inline]
+    fn flow_sample(&mut self, sample: &FlowSample<'_>) {
+        let Some(raw) = sample.raw_packet_header else { return };
+        let Ok(frame) = Frame::parse(raw.header) else { return };
+        let Some(protocol) = frame.protocol else { return };
+        let switch = sample.extended_switch.map_or([VlanTag::NONE; 2], |switch| {
+            [VlanTag::new(switch.source_vlan), VlanTag::new(switch.destination_vlan)]
+        });
+        if let Ok(vlan) = self.table.vlan(frame.tags(), switch)
+            && let Ok(cell) = self.table.pair(vlan, frame.source, frame.destination)
+        {
+            let sampling_rate = sample.sampling_rate;
+            let frame_length_bytes = raw.frame_length_bytes;
+            self.hits.push(Hit { cell, sampling_rate, frame_length_bytes, protocol });
+        }
+    }
+
+    fn counters_sample(&mut self, _: &CountersSample) {}
+
+    fn refused(&mut self, loss: Loss, _: u64) {
+        panic!("{}", loss.name());
+    }
+}
+
+fn resolve<S: Source>(table: &MacTable, mut source: S, mut each: impl FnMut(&[Hit])) {
+    let mut resolve = Resolve { table, hits: Vec::new() };
+    while let Ok(Batch::Datagrams { count, .. }) = source.receive() {
+        for index in 0..count {
+            if let Ok(datagram) = Datagram::parse(source.datagram(index).payload) {
+                datagram.visit(&mut resolve);
+            }
+        }
+        each(black_box(&resolve.hits));
+        resolve.hits.clear();
     }
 }
 
