@@ -85,7 +85,7 @@ pub struct Config {
     /// `sflow_receive_buffer_bytes`: the receive buffer asked of the kernel for each socket, in
     /// bytes.
     pub receive_buffer_bytes: usize,
-    /// `sflow_agents_allow`: source addresses whose datagrams are read; see [`Config::allows`].
+    /// `sflow_agents_allow`: source addresses whose datagrams are read; none: all.
     pub agents_allow: Vec<IpPrefix>,
     /// `sflow_agents_max`: agents that are remembered.
     pub agents_max: usize,
