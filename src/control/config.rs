@@ -826,8 +826,8 @@ fn key_named(name: &str) -> Option<&'static Key<Config>> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Characters of a name that may be a misspelt one of ours: the comparison takes memory and time
-/// for every pair of characters, and a longer name is too far from any of ours.
+/// Characters of a name that may be a misspelt one of ours: the comparison takes time for every
+/// pair of characters, and a longer name is too far from any of ours.
 const MISSPELT_MAX: usize = 64;
 
 /// The name that `name` was probably meant to be.
