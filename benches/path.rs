@@ -70,21 +70,23 @@ fn main() {
     }
     println!("ns per sample, medians of {rounds} rounds of {ROUND_DATAGRAMS} datagrams each\n");
     println!(
-        "{:>8} {:>13} {:>9} {:>17} {:>12} {:>11} {:>13}",
+        "{:>8} {:>13} {:>9} {:>17} {:>12} {:>11} {:>13} {:>12}",
         "members",
         "receive only",
         "+ decode",
         "+ resolve, count",
         "whole/bare",
         "from memory",
-        "two workers"
+        "two workers",
+        "by CPU time"
     );
     for members in MEMBERS {
         measure(members, rounds);
     }
     println!(
         "\nwhole/bare: all stages over receive only. from memory: the worker without a socket.\n\
-         two workers: samples a second of two workers over one, both fed from memory."
+         two workers: samples a second of two workers over one, both fed from memory; by CPU time:\n\
+         the same by the time that the threads were on a core, for a machine that has more to do."
     );
 }
 
@@ -114,21 +116,23 @@ fn measure(members: u32, rounds: usize) {
     let bare = Stage::start(&fed, |_, source| drain(source, |_| {}));
     let decoded = Stage::start(&fed, |_, source| decode(source));
     let whole = Stage::start(&fed, |fed, source| work(&fed.plan, source));
-    let mut results = [const { Vec::new() }; 5];
+    let mut results = [const { Vec::new() }; 6];
     for round in 0..rounds + WARM_ROUNDS {
         let socket = [&bare, &decoded, &whole].map(|stage| stage.round(round));
         let one = memory_round(&fed, 1);
         let two = memory_round(&fed, 2);
         if round >= WARM_ROUNDS {
-            let values = socket.into_iter().chain([one, one / two]);
+            let speedups = [one[0] / two[0], one[1] / two[1]];
+            let values = socket.into_iter().chain([one[0]]).chain(speedups);
             for (result, value) in results.iter_mut().zip(values) {
                 result.push(value);
             }
         }
     }
-    let [bare, decoded, whole, memory, two] = results.map(median);
+    let [bare, decoded, whole, memory, two, by_cpu] = results.map(median);
     println!(
-        "{members:>8} {bare:>13.1} {decoded:>9.1} {whole:>17.1} {:>12.2} {memory:>11.1} {two:>12.2}x",
+        "{members:>8} {bare:>13.1} {decoded:>9.1} {whole:>17.1} {:>12.2} {memory:>11.1} {two:>12.2}x \
+         {by_cpu:>11.2}x",
         whole / bare
     );
 }
@@ -316,18 +320,35 @@ impl Source for Metered {
     }
 }
 
-/// Nanoseconds a sample of workers that are fed from memory, all together.
-fn memory_round(fed: &Fed, workers: usize) -> f64 {
+/// Nanoseconds a sample of workers that are fed from memory, all together: by the clock, and as if
+/// each had had a core to itself all the time.
+fn memory_round(fed: &Fed, workers: usize) -> [f64; 2] {
     let laps = 4;
     let sources: Vec<_> = (0..workers)
         .map(|_| RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000))
         .collect();
     let started = Instant::now();
-    std::thread::scope(|scope| {
-        for source in sources {
-            scope.spawn(|| work(&fed.plan, source));
-        }
+    let on_core = std::thread::scope(|scope| {
+        let threads: Vec<_> = sources
+            .into_iter()
+            .map(|source| {
+                scope.spawn(|| {
+                    work(&fed.plan, source);
+                    on_core_nanos()
+                })
+            })
+            .collect();
+        let nanos = threads.into_iter().map(|thread| thread.join().expect("a worker ends well"));
+        nanos.fold(0.0, f64::max)
     });
     let datagrams = fed.datagrams.len() as f64 * laps as f64 * workers as f64;
-    started.elapsed().as_nanos() as f64 / (datagrams * fed.samples_per_datagram)
+    let samples = datagrams * fed.samples_per_datagram;
+    [started.elapsed().as_nanos() as f64 / samples, on_core / samples]
+}
+
+/// How long this thread was on a core: the first field of /proc/PID/schedstat, in nanoseconds
+/// (the kernel's Documentation/scheduler/sched-stats.rst). Not a number where there is none.
+fn on_core_nanos() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_ascii_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(f64::NAN)
 }
