@@ -29,6 +29,10 @@ const SPACES_MAX: usize = 4;
 /// need more is no loss.
 pub const DATAGRAMS_PER_MILLI_MAX: u32 = 100;
 
+/// How much later an agent may have sent a datagram than its uptime says: many step their uptime
+/// coarsely, and send in bursts.
+const UPTIME_SLACK_MILLIS: u32 = 100;
+
 /// Jumps up to this many datagrams are believed whatever the uptime says.
 const NEAR: u32 = 64;
 
@@ -77,7 +81,7 @@ struct Space {
 
 enum Place {
     Ahead(u32),
-    Behind,
+    Behind(u32),
     Elsewhere,
 }
 
@@ -101,19 +105,20 @@ impl Space {
         let same_boot = apart <= BOOT_TOLERANCE_MILLIS;
         let uptime = mark.uptime_millis.wrapping_sub(self.highest.uptime_millis);
         // Across a wrap of the uptime, and where datagrams overtook each other, the difference is
-        // large or negative; as a negative one it allows nothing.
+        // large or negative; as a negative one it allows nothing but the slack.
         let possible = u32::try_from(uptime.cast_signed().max(0)).unwrap_or(0);
+        let possible = possible.saturating_add(UPTIME_SLACK_MILLIS);
         if ahead != 0 && ahead <= NEAR {
             Place::Ahead(ahead)
         } else if behind <= NEAR && (same_boot || behind == 0) {
-            Place::Behind
+            Place::Behind(behind)
         } else if same_boot
             && ahead < 1 << 31
             && ahead <= possible.saturating_mul(DATAGRAMS_PER_MILLI_MAX)
         {
             Place::Ahead(ahead)
         } else if same_boot && behind < window {
-            Place::Behind
+            Place::Behind(behind)
         } else {
             Place::Elsewhere
         }
@@ -147,7 +152,13 @@ impl Sequence {
         self.turn += 1;
         let turn = self.turn;
         let window = self.window;
-        for space in &mut self.spaces {
+        // The nearest space: a jump that was too far for one began another, and what follows the
+        // jump must not be taken for one more jump of the first.
+        let nearest = self.spaces.iter_mut().min_by_key(|space| match space.place(mark, window) {
+            Place::Ahead(apart) | Place::Behind(apart) => apart,
+            Place::Elsewhere => u32::MAX,
+        });
+        if let Some(space) = nearest {
             match space.place(mark, window) {
                 Place::Ahead(ahead) => {
                     self.counts.gaps += u64::from(ahead) - 1;
@@ -166,11 +177,11 @@ impl Sequence {
                     space.used = turn;
                     return;
                 }
-                Place::Behind => {
+                Place::Behind(_) => {
                     let (word, bit) = Space::bit(mark.number, window);
                     if space.seen[word] & bit == 0 {
                         space.seen[word] |= bit;
-                        self.counts.gaps -= 1;
+                        self.counts.gaps = self.counts.gaps.saturating_sub(1);
                         self.counts.late += 1;
                     } else {
                         self.counts.duplicates += 1;
@@ -230,6 +241,28 @@ mod tests {
     fn an_outage_of_the_path_is_counted_whole() {
         let marks = (1..=100).chain(60_100..60_200).map(mark);
         assert_eq!(counts(marks), SequenceCounts { gaps: 59_999, ..Default::default() });
+    }
+
+    #[test]
+    fn bursts_within_one_millisecond_of_uptime_lose_what_they_lose() {
+        // 2,000 datagrams a burst, of which the middle is lost; the uptime stands still meanwhile.
+        let marks = (0..20u32).flat_map(|burst| {
+            let millis = burst * 20;
+            let numbers = (1..=2_000u32).filter(|n| !(500..1_500).contains(n));
+            numbers.map(move |n| Mark {
+                number: burst * 2_000 + n,
+                uptime_millis: millis,
+                stamp_millis: millis + 5_000,
+            })
+        });
+        assert_eq!(counts(marks), SequenceCounts { gaps: 20_000, ..Default::default() });
+    }
+
+    #[test]
+    fn a_jump_too_far_for_one_space_is_counted_by_none() {
+        let far = |n: u32| Mark { number: n, uptime_millis: 5_000, stamp_millis: 10_000 };
+        let marks = (1..=500).map(mark).chain((400_000..400_100).map(far));
+        assert_eq!(counts(marks), SequenceCounts { resets: 1, ..Default::default() });
     }
 
     #[test]
