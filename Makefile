@@ -21,7 +21,7 @@ bench:
 	@contrib/build-dependencies build
 	cargo bench --bench path
 
-# The highest rates without loss, over UDP, with a real rrdcached; seven minutes.
+# The highest rates without loss, over UDP, with a real rrdcached; five to eight minutes.
 bench-live:
 	@contrib/build-dependencies test
 	cargo bench --bench live

@@ -252,6 +252,7 @@ struct Best {
 struct Site {
     directory: PathBuf,
     table_json: String,
+    files: u64,
     api: ApiServer,
     rrdcached: rrdcached::Rrdcached,
 }
@@ -261,6 +262,7 @@ impl Site {
         fs::create_dir_all(directory).unwrap();
         let start_secs = (Clock::System.now_millis() / 1_000 / 300 - 1) * 300;
         let files = link_files(fabric, &directory.join("rrd"), start_secs);
+        let count = files.len() as u64;
         let rrdcached = rrdcached::Rrdcached::start(directory, rrdcached::OPEN);
         // The first update of a file takes rrdcached much longer than further ones.
         let Address::Unix(socket) = &rrdcached.address else { unreachable!("as it is started") };
@@ -278,7 +280,7 @@ impl Site {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let table_json = fabric.mac_table_json();
         let api = ApiServer::start(listener, table_json.clone(), API_KEY).unwrap();
-        Site { directory: directory.to_owned(), table_json, api, rrdcached }
+        Site { directory: directory.to_owned(), table_json, files: count, api, rrdcached }
     }
 
     /// Makes room for the next one.
@@ -376,6 +378,9 @@ impl Bench<'_> {
             let faults = [field("sequence_gaps"), field("socket_drops")];
             assert_eq!(faults, [0, 0], "nothing was lost, but: {said}");
             assert_eq!(field("counted"), samples, "{said}");
+            // One in the middle, beside the one at the end.
+            let flushes = if self.scenario.flush_secs < 60 { 2 } else { 1 };
+            assert!(field("updates") >= flushes * self.site.files, "{said}");
         }
         eprintln!(
             "  {} of {} datagrams lost at {:.0}/s; {}",

@@ -323,7 +323,7 @@ impl Source for Metered {
 /// Nanoseconds a sample of workers that are fed from memory, all together: by the clock, and as if
 /// each had had a core to itself all the time.
 fn memory_round(fed: &Fed, workers: usize) -> [f64; 2] {
-    let laps = 4;
+    let laps = 16;
     let sources: Vec<_> = (0..workers)
         .map(|_| RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000))
         .collect();
