@@ -15,6 +15,7 @@
 //!
 //! - [`ixp`]: the vocabulary of an exchange: MAC, VLAN tag, infrastructure, VLI, IP protocol.
 //! - [`loss`]: every reason why something received is not counted, by name.
+//! - [`finding`]: what looks wrong, why it matters, and what mends it.
 //! - [`clock`]: time as an input, so that a day can be driven through the path in seconds.
 //! - [`table`]: the hash table of the look-ups that every sample makes.
 //!
@@ -51,6 +52,7 @@ pub mod command;
 pub mod control;
 pub mod count;
 pub mod decode;
+pub mod finding;
 pub mod flush;
 pub mod ixp;
 pub mod loss;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::agent::Agents;
+use crate::finding::Finding;
 
 /// Stands for "the kernel does not say".
 const UNKNOWN: u64 = u64::MAX;
@@ -60,6 +61,7 @@ pub struct State {
     socket_drops: Vec<AtomicU64>,
     table: Mutex<TableState>,
     write: Mutex<WriteState>,
+    findings: Mutex<Vec<Finding>>,
 }
 
 impl State {
@@ -70,6 +72,7 @@ impl State {
             socket_drops: (0..workers).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             table: Mutex::default(),
             write: Mutex::default(),
+            findings: Mutex::default(),
         }
     }
 
@@ -95,6 +98,11 @@ impl State {
     /// What was written.
     pub fn write(&self) -> MutexGuard<'_, WriteState> {
         self.write.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What looks wrong at the moment, worst first.
+    pub fn findings(&self) -> MutexGuard<'_, Vec<Finding>> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("ixp", &[]),
     ("loss", &[]),
+    ("finding", &[]),
     ("clock", &[]),
     ("table", &[]),
     ("receive", &["clock"]),
@@ -16,7 +17,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("resolve", &["ixp", "loss", "table"]),
     ("count", &["ixp"]),
     ("agent", &["decode", "loss", "resolve", "table"]),
-    ("state", &["agent"]),
+    ("state", &["agent", "finding"]),
     ("worker", &["agent", "count", "decode", "ixp", "loss", "receive", "resolve", "state"]),
     ("flush", &["count", "ixp", "resolve", "worker"]),
     ("sink", &["count", "flush", "ixp", "state"]),
