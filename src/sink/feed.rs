@@ -1,0 +1,745 @@
+//! From intervals to updates of files, and what the files have been fed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+
+use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
+use super::{HEARTBEAT_SECS, REFUSALS_MAX, Receipt, Refusal, STEP_SECS};
+use crate::count::Traffic;
+use crate::flush::{Interval, PairTraffic};
+use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
+
+/// Files that are remembered as having missed an update, at the most.
+const LAGGING_MAX: usize = 100_000;
+
+/// When files are made.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Create {
+    /// At a pair's first traffic, per IP protocol.
+    #[default]
+    OnTraffic,
+    /// For every pair of a VLAN.
+    All,
+}
+
+/// The interval's time stamps, in seconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Span {
+    /// Start of observation.
+    pub from_secs: u64,
+    /// End: the stamp of the updates.
+    pub to_secs: u64,
+    /// Nothing is known of the time before.
+    pub after_hole: bool,
+}
+
+impl Span {
+    /// Of how many seconds the totals are.
+    pub const fn secs(&self) -> u64 {
+        self.to_secs - self.from_secs
+    }
+
+    /// The last update that a new file pretends to have had: the step that the interval begins
+    /// in, so that the row of that step is whole.
+    pub const fn creation_secs(&self) -> u64 {
+        self.from_secs - self.from_secs % STEP_SECS
+    }
+}
+
+/// What stands in front of an update's rate, stamped with the interval's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lead {
+    /// Nothing: the file's last update is the interval's start.
+    None,
+    /// `U`: the time since the file's last update is unknown.
+    Unknown,
+    /// Zero: a new file, of which the time up to the interval's start is known to be silent.
+    Zero,
+}
+
+/// One file's share of an interval.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Update {
+    /// The file.
+    pub file: File,
+    /// The totals of `traffic_in` and `traffic_out`, in bytes or packets.
+    pub totals: [u64; 2],
+    /// Whether the file is known to be there.
+    pub known: bool,
+    /// Whether the file missed what was before the interval.
+    pub hole: bool,
+}
+
+impl Update {
+    /// Whether the file must be made if it is missing; of idle pairs it need not.
+    pub fn is_wanted(&self) -> bool {
+        self.totals != [0, 0] || !self.known || !matches!(self.file, File::Pair { .. })
+    }
+
+    /// What to write in front of the rate, to a file that was just made or, if `exists`, was not.
+    ///
+    /// A new file begins at [`Span::creation_secs`]. If the interval begins later than that step,
+    /// the part before it was silent, and is written so; unless it is unknown: then the rate
+    /// stands for the whole step, as in an old file whose step is known in part, but it is never
+    /// NaN, with which the new file would blank the portal's sums.
+    pub fn lead(&self, span: &Span, exists: bool) -> Lead {
+        if exists && self.hole {
+            return Lead::Unknown;
+        }
+        let start = span.creation_secs();
+        let spread = span.after_hole && span.to_secs - start <= HEARTBEAT_SECS;
+        if self.known || start == span.from_secs || spread { Lead::None } else { Lead::Zero }
+    }
+
+    /// Appends the update's values as `rrdtool update` takes them.
+    pub fn write_values(&self, span: &Span, lead: Lead, out: &mut Vec<u8>) {
+        let value: &[u8] = match lead {
+            Lead::None => b"",
+            Lead::Unknown => b":U:U ",
+            Lead::Zero => b":0:0 ",
+        };
+        if !value.is_empty() {
+            push_decimal(out, span.from_secs, 1);
+            out.extend_from_slice(value);
+        }
+        push_decimal(out, span.to_secs, 1);
+        for total in self.totals {
+            out.push(b':');
+            push_rate(out, total, span.secs());
+        }
+    }
+}
+
+/// Turns intervals into updates, and remembers what the files have been fed.
+#[derive(Debug)]
+pub struct Feed {
+    tree: Tree,
+    create: Create,
+    /// The interval that was written last.
+    fed: Option<Fed>,
+    /// Files that refused their last update.
+    lagging: HashSet<File>,
+}
+
+#[derive(Debug)]
+struct Fed {
+    to_secs: u64,
+    vlis: Vec<VliId>,
+    tags: Vec<VlanTag>,
+}
+
+/// What writing an interval did to the tree.
+#[derive(Default, Debug)]
+pub struct Outcome {
+    /// Totals for the caller.
+    pub receipt: Receipt,
+    /// Files that were made or found.
+    found: Vec<File>,
+    /// Files that are gone.
+    gone: Vec<File>,
+    lagging: HashSet<File>,
+}
+
+impl Outcome {
+    /// A file took its update.
+    pub fn accepted(&mut self, update: &Update) {
+        self.receipt.accepted += 1;
+        self.found(update);
+    }
+
+    /// A file had its update already.
+    pub fn already_there(&mut self, update: &Update) {
+        self.receipt.already_there += 1;
+        self.found(update);
+    }
+
+    /// A file of an idle pair does not exist any more, and needs no update.
+    pub fn gone(&mut self, update: &Update) {
+        self.receipt.gone += 1;
+        self.gone.push(update.file);
+    }
+
+    /// A file did not take its update.
+    pub fn refused(&mut self, update: &Update, reason: impl Into<String>) {
+        self.receipt.refused += 1;
+        if self.receipt.refusals.len() < REFUSALS_MAX {
+            self.receipt.refusals.push(Refusal { file: update.file, reason: reason.into() });
+        }
+        if self.lagging.len() < LAGGING_MAX {
+            self.lagging.insert(update.file);
+        }
+    }
+
+    fn found(&mut self, update: &Update) {
+        if !update.known {
+            self.found.push(update.file);
+        }
+    }
+}
+
+impl Feed {
+    /// For `tree`, making files as `create` says.
+    pub fn new(tree: Tree, create: Create) -> Feed {
+        Feed { tree, create, fed: None, lagging: HashSet::new() }
+    }
+
+    /// The tree.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Reads the tree, the first time.
+    pub fn prepare(&mut self) -> io::Result<()> {
+        self.tree.scan()
+    }
+
+    /// The interval's time stamps. If the interval before it was never written, the time before
+    /// it is a hole.
+    ///
+    /// # Panics
+    ///
+    /// If the interval ends before it begins.
+    pub fn span(&self, interval: &Interval) -> Span {
+        assert!(interval.from_secs < interval.to_secs, "an interval takes time");
+        let missed = self.fed.as_ref().is_some_and(|fed| fed.to_secs < interval.from_secs);
+        Span {
+            from_secs: interval.from_secs,
+            to_secs: interval.to_secs,
+            after_hole: interval.after_hole || missed,
+        }
+    }
+
+    /// Records what writing `interval` came to.
+    pub fn commit(&mut self, interval: &Interval, outcome: Outcome) -> Receipt {
+        let Outcome { mut receipt, found, gone, lagging } = outcome;
+        receipt.updates = receipt.accepted + receipt.already_there + receipt.gone + receipt.refused;
+        self.tree.insert(&found);
+        self.tree.remove(&gone);
+        self.lagging = lagging;
+        self.fed = Some(Fed {
+            to_secs: interval.to_secs,
+            vlis: table_vlis(interval),
+            tags: interval.lans.iter().map(|lan| lan.vlan).collect(),
+        });
+        receipt
+    }
+
+    /// Calls `visit` for every update of `interval`, in the order of the paths; stops at its
+    /// first error.
+    pub fn try_each<E>(
+        &self,
+        interval: &Interval,
+        mut visit: impl FnMut(Update) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let span = self.span(interval);
+        let table = table_vlis(interval);
+        let rows = rows(&interval.pairs);
+        let sums = sums(&rows, &interval.pairs, &table);
+        let aggregates = aggregates(interval, &sums);
+        let fresh = self.fresh(&table);
+        let mut emit = |file: File, totals: [u64; 2], known: bool| {
+            let hole = span.after_hole || self.missed(&file, &fresh);
+            visit(Update { file, totals, known, hole })
+        };
+
+        for (protocol, unit) in families() {
+            for (&vlan, both) in &aggregates {
+                let file = File::Aggregate { protocol, unit, vlan };
+                emit(file, both.totals(protocol, unit), self.tree.contains(&file))?;
+            }
+            for (vli, both) in &sums {
+                let file = File::Individual { protocol, unit, vli: *vli };
+                emit(file, both.totals(protocol, unit), self.tree.contains(&file))?;
+            }
+            let total = |index: Option<u32>| {
+                index.map_or(0, |index| interval.pairs[index as usize].traffic.of(protocol, unit))
+            };
+            let speaks = |index: Option<u32>| {
+                index.is_some_and(|index| {
+                    let traffic = &interval.pairs[index as usize].traffic;
+                    Unit::ALL.into_iter().any(|unit| traffic.of(protocol, unit) > 0)
+                })
+            };
+            let keys = &self.tree.files[slot(protocol, unit)];
+            let mut members = Vec::new();
+            for &(vli, _) in &sums {
+                let in_table = table.binary_search(&vli).is_ok();
+                members.clear();
+                if self.create == Create::All {
+                    members_beside(interval, vli, &mut members);
+                }
+                let mut active = range(&rows, |row| row.vli.cmp(&vli))
+                    .iter()
+                    .filter(|row| speaks(row.sent) || speaks(row.received))
+                    .peekable();
+                let mut others = table.iter().peekable();
+                let mut existing = range(keys, |key| (key >> 32).cmp(&u64::from(vli.0)))
+                    .iter()
+                    .map(|&key| peer_of(key))
+                    .filter(|peer| in_table && is_next(&mut others, *peer))
+                    .peekable();
+                let mut members = members.iter().copied().peekable();
+                while let Some(peer) = [
+                    active.peek().map(|row| row.peer),
+                    existing.peek().copied(),
+                    members.peek().copied(),
+                ]
+                .into_iter()
+                .flatten()
+                .min()
+                {
+                    let row = active.next_if(|row| row.peer == peer);
+                    members.next_if_eq(&peer);
+                    let totals = row.map_or([0, 0], |row| [total(row.received), total(row.sent)]);
+                    let file = File::Pair { protocol, unit, vli, peer };
+                    // A pair that left the table, and spoke before it did, may have its file.
+                    let known = existing.next_if_eq(&peer).is_some() || self.tree.contains(&file);
+                    emit(file, totals, known)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// VLIs that were not in the table when the last interval was written, sorted.
+    fn fresh(&self, table: &[VliId]) -> Vec<VliId> {
+        let Some(fed) = &self.fed else { return Vec::new() };
+        table.iter().copied().filter(|vli| fed.vlis.binary_search(vli).is_err()).collect()
+    }
+
+    /// Whether `file` was not fed up to the start of the interval.
+    fn missed(&self, file: &File, fresh: &[VliId]) -> bool {
+        let is_fresh = |vli: &VliId| !fresh.is_empty() && fresh.binary_search(vli).is_ok();
+        let late = match file {
+            File::Pair { vli, peer, .. } => is_fresh(vli) || is_fresh(peer),
+            File::Individual { vli, .. } => is_fresh(vli),
+            File::Aggregate { vlan, .. } => {
+                self.fed.as_ref().is_some_and(|fed| !fed.tags.contains(vlan))
+            }
+        };
+        late || !self.lagging.is_empty() && self.lagging.contains(file)
+    }
+}
+
+/// A pair, seen from one of its sides, with the indices of its traffic in the interval.
+struct Row {
+    vli: VliId,
+    peer: VliId,
+    sent: Option<u32>,
+    received: Option<u32>,
+}
+
+/// What a VLI exchanged with the whole fabric.
+#[derive(Clone, Copy, Default)]
+struct Both {
+    sent: Traffic,
+    received: Traffic,
+}
+
+impl Both {
+    /// `traffic_in` (what was sent into the fabric) and `traffic_out`.
+    fn totals(&self, protocol: IpProtocol, unit: Unit) -> [u64; 2] {
+        [self.sent.of(protocol, unit), self.received.of(protocol, unit)]
+    }
+}
+
+/// Whether a sorted iterator holds `wanted`; leaves it there.
+fn is_next<'a>(
+    sorted: &mut std::iter::Peekable<impl Iterator<Item = &'a VliId>>,
+    wanted: VliId,
+) -> bool {
+    while sorted.next_if(|&&next| next < wanted).is_some() {}
+    sorted.peek() == Some(&&wanted)
+}
+
+/// The part of a sorted slice for which `compare` says equal.
+fn range<T>(sorted: &[T], compare: impl Fn(&T) -> std::cmp::Ordering) -> &[T] {
+    let start = sorted.partition_point(|item| compare(item).is_lt());
+    let rest = &sorted[start..];
+    &rest[..rest.partition_point(|item| compare(item).is_eq())]
+}
+
+/// The VLIs of the table, sorted.
+fn table_vlis(interval: &Interval) -> Vec<VliId> {
+    let mut vlis: Vec<VliId> = interval.lans.iter().flat_map(|lan| &lan.vlis).copied().collect();
+    vlis.sort_unstable();
+    vlis.dedup();
+    vlis
+}
+
+/// The VLIs that share a VLAN with `vli`, sorted.
+fn members_beside(interval: &Interval, vli: VliId, members: &mut Vec<VliId>) {
+    for lan in interval.lans.iter().filter(|lan| lan.vlis.binary_search(&vli).is_ok()) {
+        members.extend(lan.vlis.iter().filter(|&&member| member != vli));
+    }
+    members.sort_unstable();
+    members.dedup();
+}
+
+/// Every pair from both its sides, sorted.
+fn rows(pairs: &[PairTraffic]) -> Vec<Row> {
+    let count = u32::try_from(pairs.len()).expect("fewer than 2^32 pairs fit into memory");
+    let mut incoming: Vec<u32> = (0..count).collect();
+    incoming.sort_unstable_by_key(|&index| {
+        let pair = &pairs[index as usize];
+        (pair.destination, pair.source)
+    });
+    let mut incoming = incoming.into_iter().peekable();
+    let seen_from = |index: u32| {
+        let pair = &pairs[index as usize];
+        (pair.destination, pair.source)
+    };
+    let mut rows = Vec::with_capacity(pairs.len() * 2);
+    for (pair, sent) in pairs.iter().zip(0..) {
+        let side = (pair.source, pair.destination);
+        while let Some(received) = incoming.next_if(|&index| seen_from(index) < side) {
+            let (vli, peer) = seen_from(received);
+            rows.push(Row { vli, peer, sent: None, received: Some(received) });
+        }
+        let received = incoming.next_if(|&index| seen_from(index) == side);
+        rows.push(Row { vli: side.0, peer: side.1, sent: Some(sent), received });
+    }
+    rows.extend(incoming.map(|received| {
+        let (vli, peer) = seen_from(received);
+        Row { vli, peer, sent: None, received: Some(received) }
+    }));
+    rows
+}
+
+/// What every VLI of the table, and every other that spoke, exchanged; sorted by VLI.
+fn sums(rows: &[Row], pairs: &[PairTraffic], table: &[VliId]) -> Vec<(VliId, Both)> {
+    let mut sums: BTreeMap<VliId, Both> = table.iter().map(|&vli| (vli, Both::default())).collect();
+    for side in rows.chunk_by(|one, next| one.vli == next.vli) {
+        let both = sums.entry(side[0].vli).or_default();
+        for row in side {
+            if let Some(sent) = row.sent {
+                both.sent.merge(&pairs[sent as usize].traffic);
+            }
+            if let Some(received) = row.received {
+                both.received.merge(&pairs[received as usize].traffic);
+            }
+        }
+    }
+    sums.into_iter().collect()
+}
+
+/// What the VLIs of every VLAN exchanged, by tag; a VLI counts once for a tag.
+fn aggregates(interval: &Interval, sums: &[(VliId, Both)]) -> BTreeMap<VlanTag, Both> {
+    let mut members: BTreeMap<VlanTag, Vec<VliId>> = BTreeMap::new();
+    for lan in interval.lans.iter() {
+        members.entry(lan.vlan).or_default().extend(&lan.vlis);
+    }
+    let sum = |mut vlis: Vec<VliId>| {
+        vlis.sort_unstable();
+        vlis.dedup();
+        let mut total = Both::default();
+        for vli in vlis {
+            if let Ok(at) = sums.binary_search_by_key(&vli, |&(vli, _)| vli) {
+                total.sent.merge(&sums[at].1.sent);
+                total.received.merge(&sums[at].1.received);
+            }
+        }
+        total
+    };
+    members.into_iter().map(|(tag, vlis)| (tag, sum(vlis))).collect()
+}
+
+/// Appends `total / secs` in decimals.
+///
+/// Seventeen significant digits name a double uniquely; librrd's own parser (rrd_strtod) adds an
+/// error of a few units in the last place, so that `rate * secs` rounds to `total` up to 2^49
+/// (14 terabit/s over 300 s). A whole number is written without a fraction, and is exact.
+///
+/// # Panics
+///
+/// If `secs` is 0.
+pub fn push_rate(out: &mut Vec<u8>, total: u64, secs: u64) {
+    const SIGNIFICANT_DIGITS: u32 = 17;
+    let whole = total / secs;
+    push_decimal(out, whole, 1);
+    let rest = total % secs;
+    if rest == 0 {
+        return;
+    }
+    // Digits behind the point: 17 less those before it, more by the zeros that lead a fraction;
+    // 19 is what 10^n in 64 bits can hold, and suffices for one byte in 600 s.
+    let places = match whole.checked_ilog10() {
+        Some(log) => SIGNIFICANT_DIGITS.saturating_sub(log + 1).max(1),
+        None => (SIGNIFICANT_DIGITS + (secs / rest).checked_ilog10().unwrap_or(0)).min(19),
+    };
+    let scaled = u128::from(rest) * u128::from(10u64.pow(places)) / u128::from(secs);
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "less than 10^19, because the rest is less than the seconds"
+    )]
+    let fraction = scaled as u64;
+    out.push(b'.');
+    push_decimal(out, fraction, places as usize);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::ixp::InfrastructureId;
+    use crate::resolve::Lan;
+
+    fn vlis(ids: &[u32]) -> Vec<VliId> {
+        ids.iter().copied().map(VliId).collect()
+    }
+
+    fn lan(infrastructure: u32, tag: u32, ids: &[u32]) -> Lan {
+        Lan {
+            infrastructure: InfrastructureId(infrastructure),
+            vlan: VlanTag::new(tag),
+            vlis: vlis(ids),
+        }
+    }
+
+    fn pair(source: u32, destination: u32, bytes: [u64; 2]) -> PairTraffic {
+        let traffic = Traffic { bytes, packets: bytes.map(|bytes| bytes / 100), samples: [1, 1] };
+        PairTraffic { source: VliId(source), destination: VliId(destination), traffic }
+    }
+
+    fn interval(lans: &[Lan], pairs: &[PairTraffic]) -> Interval {
+        Interval {
+            from_secs: 1_700_000_100,
+            to_secs: 1_700_000_400,
+            after_hole: false,
+            lans: Arc::from(lans),
+            pairs: pairs.to_vec(),
+        }
+    }
+
+    fn feed(files: &[&str], create: Create) -> Feed {
+        let mut tree = Tree::remote(Path::new("/rrd"));
+        let files: Vec<File> = files.iter().map(|path| path.parse().unwrap()).collect();
+        tree.insert(&files);
+        Feed::new(tree, create)
+    }
+
+    fn updates(feed: &Feed, interval: &Interval) -> Vec<(String, [u64; 2], bool)> {
+        let mut updates = Vec::new();
+        feed.try_each(interval, |update| {
+            updates.push((update.file.to_string(), update.totals, update.known));
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+        updates
+    }
+
+    fn of<'a>(updates: &'a [(String, [u64; 2], bool)], start: &str) -> Vec<(&'a str, [u64; 2])> {
+        updates
+            .iter()
+            .filter_map(|(path, totals, _)| Some((path.strip_prefix(start)?, *totals)))
+            .collect()
+    }
+
+    /// rrd_strtod of rrdtool 1.7: every digit in turn into a double, then divided by 10^n through
+    /// the binary digits of n.
+    fn librrd_double(text: &str) -> f64 {
+        let mut number = 0.0;
+        let mut places = 0;
+        let mut behind_point = false;
+        for byte in text.bytes() {
+            if byte == b'.' {
+                behind_point = true;
+                continue;
+            }
+            number = number * 10.0 + f64::from(byte - b'0');
+            places += u32::from(behind_point);
+        }
+        let mut power = 10.0;
+        while places > 0 {
+            if places & 1 == 1 {
+                number /= power;
+            }
+            power *= power;
+            places >>= 1;
+        }
+        number
+    }
+
+    fn rate(total: u64, secs: u64) -> String {
+        let mut out = Vec::new();
+        push_rate(&mut out, total, secs);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn rates_are_decimals() {
+        assert_eq!(rate(0, 300), "0");
+        assert_eq!(rate(300, 300), "1");
+        assert_eq!(rate(1, 4), "0.25000000000000000");
+        assert_eq!(rate(1, 300), "0.0033333333333333333");
+        assert_eq!(rate(10_001, 300), "33.336666666666666");
+        assert_eq!(rate(u64::MAX, 1), u64::MAX.to_string());
+        assert_eq!(rate(u64::MAX, 7), "2635249153387078802.1");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn rates_come_back_as_totals(bits in 0u32..49, noise: u64, secs in 1u64..=600) {
+            let total = noise % (1 << bits);
+            let stored = librrd_double(&rate(total, secs));
+            #[expect(clippy::cast_possible_truncation, reason = "the test is of just this")]
+            let back = (stored * secs as f64).round() as u64;
+            proptest::prop_assert_eq!(back, total);
+            let truth = total as f64 / secs as f64;
+            let ulps = truth.to_bits().abs_diff(stored.to_bits());
+            proptest::prop_assert!(ulps <= 3, "{} ulps", ulps);
+        }
+    }
+
+    #[test]
+    fn traffic_feeds_both_sides_in_the_order_of_the_paths() {
+        let interval =
+            interval(&[lan(1, 10, &[1, 2, 3])], &[pair(1, 2, [3000, 0]), pair(3, 1, [0, 600])]);
+        let updates = updates(&feed(&[], Create::OnTraffic), &interval);
+        let paths: Vec<&str> = updates.iter().map(|(path, ..)| path.as_str()).collect();
+        assert!(paths.is_sorted(), "{paths:#?}");
+        assert_eq!(updates.len(), 4 * 4 + 8, "{paths:#?}");
+        // The peer's bytes are in, the own ones out.
+        assert_eq!(
+            of(&updates, "ipv4/bytes/p2p/"),
+            [
+                ("src-00001/p2p.ipv4.bytes.src-00001.dst-00002.rrd", [0, 3000]),
+                ("src-00002/p2p.ipv4.bytes.src-00002.dst-00001.rrd", [3000, 0]),
+            ]
+        );
+        assert_eq!(
+            of(&updates, "ipv6/pkts/p2p/"),
+            [
+                ("src-00001/p2p.ipv6.pkts.src-00001.dst-00003.rrd", [6, 0]),
+                ("src-00003/p2p.ipv6.pkts.src-00003.dst-00001.rrd", [0, 6]),
+            ]
+        );
+        // Into the fabric is in.
+        assert_eq!(
+            of(&updates, "ipv4/bytes/individual/individual.ipv4.bytes."),
+            [("src-00001.rrd", [3000, 0]), ("src-00002.rrd", [0, 3000]), ("src-00003.rrd", [0, 0])]
+        );
+        assert_eq!(
+            of(&updates, "ipv6/bytes/aggregate/"),
+            [("aggregate.ipv6.bytes.vlan00010.rrd", [600, 600])]
+        );
+    }
+
+    #[test]
+    fn lans_that_share_a_tag_share_an_aggregate() {
+        let lans = [lan(1, 10, &[1, 2]), lan(2, 10, &[3, 4]), lan(2, 20, &[5])];
+        let interval = interval(&lans, &[pair(1, 2, [700, 0]), pair(4, 3, [60, 0])]);
+        let updates = updates(&feed(&[], Create::OnTraffic), &interval);
+        assert_eq!(
+            of(&updates, "ipv4/bytes/aggregate/aggregate.ipv4.bytes."),
+            [("vlan00010.rrd", [760, 760]), ("vlan00020.rrd", [0, 0])]
+        );
+    }
+
+    #[test]
+    fn idle_files_of_the_table_are_fed_and_others_left_alone() {
+        let feed = feed(
+            &[
+                "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00002.rrd",
+                "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00008.rrd",
+                "ipv4/bytes/p2p/src-00008/p2p.ipv4.bytes.src-00008.dst-00001.rrd",
+                "ipv4/bytes/p2p/src-00009/p2p.ipv4.bytes.src-00009.dst-00001.rrd",
+                "ipv4/bytes/individual/individual.ipv4.bytes.src-00001.rrd",
+            ],
+            Create::OnTraffic,
+        );
+        // 9 left the table, but spoke before it did.
+        let interval = interval(&[lan(1, 10, &[1, 2])], &[pair(9, 1, [50, 0])]);
+        let updates = updates(&feed, &interval);
+        let pairs: Vec<_> =
+            updates.iter().filter(|(path, ..)| path.starts_with("ipv4/bytes/p2p")).collect();
+        assert_eq!(
+            of(&updates, "ipv4/bytes/p2p/"),
+            [
+                ("src-00001/p2p.ipv4.bytes.src-00001.dst-00002.rrd", [0, 0]),
+                ("src-00001/p2p.ipv4.bytes.src-00001.dst-00009.rrd", [50, 0]),
+                ("src-00009/p2p.ipv4.bytes.src-00009.dst-00001.rrd", [0, 50]),
+            ]
+        );
+        assert_eq!(pairs.iter().map(|update| update.2).collect::<Vec<_>>(), [true, false, true]);
+        let known: Vec<_> = updates
+            .iter()
+            .filter(|(path, _, known)| path.contains("individual") && *known)
+            .collect();
+        assert_eq!(known.len(), 1);
+        assert!(known[0].0.ends_with("ipv4.bytes.src-00001.rrd"));
+    }
+
+    #[test]
+    fn all_pairs_of_a_lan_and_no_others() {
+        let lans = [lan(1, 10, &[1, 2, 3]), lan(1, 20, &[4])];
+        let updates = updates(&feed(&[], Create::All), &interval(&lans, &[pair(2, 1, [9, 0])]));
+        for family in ["ipv4/bytes/p2p/", "ipv6/pkts/p2p/"] {
+            let paths: Vec<_> = of(&updates, family).into_iter().map(|(path, _)| path).collect();
+            assert_eq!(paths.len(), 6, "{paths:?}");
+            assert!(!paths.iter().any(|path| path.contains("00004")), "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn a_hole_is_written_where_there_is_one() {
+        let pairs = [
+            "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00002.rrd",
+            "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00003.rrd",
+        ];
+        let mut feed = feed(&pairs, Create::OnTraffic);
+        let values = |feed: &Feed, interval: &Interval| {
+            let mut values = BTreeMap::new();
+            feed.try_each(interval, |update| {
+                let mut out = Vec::new();
+                let span = feed.span(interval);
+                let lead = update.lead(&span, update.known);
+                update.write_values(&span, lead, &mut out);
+                let old = values.insert(update.file.to_string(), String::from_utf8(out).unwrap());
+                assert_eq!(old, None);
+                Ok::<_, ()>(())
+            })
+            .unwrap();
+            values
+        };
+        let mut interval = interval(&[lan(1, 10, &[1, 2])], &[]);
+        assert_eq!(values(&feed, &interval)[pairs[0]], "1700000400:0:0");
+        interval.after_hole = true;
+        assert_eq!(values(&feed, &interval)[pairs[0]], "1700000100:U:U 1700000400:0:0");
+        // A new file has no hole.
+        let individual = "ipv4/bytes/individual/individual.ipv4.bytes.src-00001.rrd";
+        assert_eq!(values(&feed, &interval)[individual], "1700000400:0:0");
+
+        // The next interval follows; VLI 3 comes (back) into the table; one file refused.
+        let mut outcome = Outcome::default();
+        let refused =
+            Update { file: pairs[0].parse().unwrap(), totals: [0, 0], known: true, hole: false };
+        outcome.refused(&refused, "locked");
+        feed.commit(&interval, outcome);
+        let mut next = interval.clone();
+        (next.from_secs, next.to_secs) = (interval.to_secs, interval.to_secs + 300);
+        next.after_hole = false;
+        next.lans = Arc::from([lan(1, 10, &[1, 2, 3])]);
+        let lines = values(&feed, &next);
+        assert_eq!(lines[pairs[0]], "1700000400:U:U 1700000700:0:0");
+        assert_eq!(lines[pairs[1]], "1700000400:U:U 1700000700:0:0");
+        feed.commit(&next, Outcome::default());
+
+        // An interval that was dropped is a hole for all.
+        (next.from_secs, next.to_secs) = (next.to_secs + 300, next.to_secs + 600);
+        assert_eq!(values(&feed, &next)[pairs[0]], "1700001000:U:U 1700001300:0:0");
+
+        // A new file in the middle of a step was silent before it, unless that is unknown.
+        feed.commit(&next, Outcome::default());
+        (next.from_secs, next.to_secs) = (1_700_001_400, 1_700_001_600);
+        next.from_secs = 1_700_001_300;
+        assert_eq!(values(&feed, &next)[individual], "1700001600:0:0");
+        feed.commit(&Interval { to_secs: 1_700_001_400, ..next.clone() }, Outcome::default());
+        next.from_secs = 1_700_001_400;
+        assert_eq!(values(&feed, &next)[individual], "1700001400:0:0 1700001600:0:0");
+        next.after_hole = true;
+        assert_eq!(values(&feed, &next)[individual], "1700001600:0:0");
+    }
+}

@@ -1,0 +1,407 @@
+//! The files of the RRD tree: their names, and which there are.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
+
+/// Which files the RRD tree holds.
+///
+/// Eight bytes a file: 32 MB for the four million files of a thousand members.
+#[derive(Debug)]
+pub struct Tree {
+    root: PathBuf,
+    local: bool,
+    scanned: bool,
+    // Sorted keys per protocol and unit.
+    pub(super) files: [Vec<u64>; 4],
+}
+
+impl Tree {
+    /// The tree below `root`, an existing directory, by its one canonical path: rrdcached takes
+    /// paths literally, and two spellings of one file fight.
+    ///
+    /// Nothing is read yet: [`Tree::scan`] does that.
+    pub fn open(root: &Path) -> io::Result<Tree> {
+        let root = fs::canonicalize(root)?;
+        if !root.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::NotADirectory));
+        }
+        Ok(Tree { root, local: true, scanned: false, files: Default::default() })
+    }
+
+    /// A tree on the host of an rrdcached, which cannot be looked into: its files are known once
+    /// they were written.
+    pub fn remote(root: &Path) -> Tree {
+        Tree { root: root.into(), local: false, scanned: true, files: Default::default() }
+    }
+
+    /// The canonical root.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the files can be reached from here.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// Reads which files there are, once. Directories that do not exist are empty.
+    pub fn scan(&mut self) -> io::Result<()> {
+        if self.scanned {
+            return Ok(());
+        }
+        for (protocol, unit) in families() {
+            let family = self.root.join(protocol.name()).join(unit.name());
+            let mut keys = Vec::new();
+            for kind in ["aggregate", "individual"] {
+                scan_directory(&family.join(kind), &mut keys)?;
+            }
+            let pairs = family.join("p2p");
+            for entry in entries(&pairs)? {
+                scan_directory(&pairs.join(entry?.file_name()), &mut keys)?;
+            }
+            keys.sort_unstable();
+            keys.dedup();
+            self.files[slot(protocol, unit)] = keys;
+        }
+        self.scanned = true;
+        Ok(())
+    }
+
+    /// Number of files.
+    pub fn len(&self) -> usize {
+        self.files.iter().map(Vec::len).sum()
+    }
+
+    /// Whether there is no file.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether `file` is there.
+    pub fn contains(&self, file: &File) -> bool {
+        self.files[file.slot()].binary_search(&file.key()).is_ok()
+    }
+
+    pub(super) fn insert(&mut self, files: &[File]) {
+        for (keys, new) in self.files.iter_mut().zip(by_slot(files)) {
+            if !new.is_empty() {
+                keys.extend(new);
+                // Two sorted runs: the stable sort merges them.
+                keys.sort();
+                keys.dedup();
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, files: &[File]) {
+        for (keys, gone) in self.files.iter_mut().zip(by_slot(files)) {
+            if !gone.is_empty() {
+                keys.retain(|key| gone.binary_search(key).is_err());
+            }
+        }
+    }
+}
+
+/// A file of the RRD tree.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum File {
+    /// What `vli` and `peer` exchange, seen from `vli`.
+    Pair {
+        /// IPv4 or IPv6.
+        protocol: IpProtocol,
+        /// Bytes or packets.
+        unit: Unit,
+        /// The VLI whose view it is: `src` of the path.
+        vli: VliId,
+        /// The other one: `dst` of the path.
+        peer: VliId,
+    },
+    /// All that a VLI exchanges with the fabric.
+    Individual {
+        /// IPv4 or IPv6.
+        protocol: IpProtocol,
+        /// Bytes or packets.
+        unit: Unit,
+        /// The VLI.
+        vli: VliId,
+    },
+    /// All that the VLIs of a VLAN exchange.
+    Aggregate {
+        /// IPv4 or IPv6.
+        protocol: IpProtocol,
+        /// Bytes or packets.
+        unit: Unit,
+        /// The VLAN's tag, shared by the infrastructures that use it.
+        vlan: VlanTag,
+    },
+}
+
+impl File {
+    /// Appends the path below the root of the tree.
+    pub fn write_path(&self, out: &mut Vec<u8>) {
+        let (protocol, unit) = self.family();
+        for part in [protocol.name(), "/", unit.name()] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        match self {
+            File::Aggregate { .. } => out.extend_from_slice(b"/aggregate"),
+            File::Individual { .. } => out.extend_from_slice(b"/individual"),
+            File::Pair { vli, .. } => {
+                out.extend_from_slice(b"/p2p/src-");
+                push_id(out, vli.0);
+            }
+        }
+        out.push(b'/');
+        self.write_name(out);
+    }
+
+    /// Appends the last component of the path.
+    fn write_name(&self, out: &mut Vec<u8>) {
+        let (protocol, unit) = self.family();
+        let (kind, label, id) = match *self {
+            File::Aggregate { vlan, .. } => ("aggregate.", ".vlan", u32::from(vlan.as_u16())),
+            File::Individual { vli, .. } => ("individual.", ".src-", vli.0),
+            File::Pair { vli, .. } => ("p2p.", ".src-", vli.0),
+        };
+        for part in [kind, protocol.name(), ".", unit.name(), label] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        push_id(out, id);
+        if let File::Pair { peer, .. } = self {
+            out.extend_from_slice(b".dst-");
+            push_id(out, peer.0);
+        }
+        out.extend_from_slice(b".rrd");
+    }
+
+    /// The file that a path's last component names.
+    fn from_name(name: &str) -> Option<File> {
+        let id = |part: &str, label: &str| part.strip_prefix(label)?.parse::<u32>().ok();
+        let mut parts = name.strip_suffix(".rrd")?.split('.');
+        let kind = parts.next()?;
+        let protocol = parts.next()?;
+        let protocol = IpProtocol::ALL.into_iter().find(|known| known.name() == protocol)?;
+        let unit = parts.next()?;
+        let unit = Unit::ALL.into_iter().find(|known| known.name() == unit)?;
+        let whose = parts.next()?;
+        let file = match kind {
+            "aggregate" => {
+                File::Aggregate { protocol, unit, vlan: VlanTag::new(id(whose, "vlan")?) }
+            }
+            "individual" => File::Individual { protocol, unit, vli: VliId(id(whose, "src-")?) },
+            "p2p" => {
+                let peer = VliId(id(parts.next()?, "dst-")?);
+                File::Pair { protocol, unit, vli: VliId(id(whose, "src-")?), peer }
+            }
+            _ => return None,
+        };
+        // Other spellings of an id (no leading zeros, a sign) are not the file that we write.
+        let mut canonical = Vec::with_capacity(name.len());
+        file.write_name(&mut canonical);
+        (canonical == name.as_bytes()).then_some(file)
+    }
+
+    /// IP protocol and unit.
+    pub const fn family(&self) -> (IpProtocol, Unit) {
+        match *self {
+            File::Pair { protocol, unit, .. }
+            | File::Individual { protocol, unit, .. }
+            | File::Aggregate { protocol, unit, .. } => (protocol, unit),
+        }
+    }
+
+    /// Below the path of the tree.
+    pub fn path(&self, root: &Path) -> PathBuf {
+        root.join(self.to_string())
+    }
+
+    fn slot(&self) -> usize {
+        let (protocol, unit) = self.family();
+        slot(protocol, unit)
+    }
+
+    /// Within a slot: the pairs of a VLI in the order of their peers, then its individual; behind
+    /// all VLIs the aggregates. The id 2^32-1 is nobody's (IXP Manager counts up from 1).
+    fn key(&self) -> u64 {
+        match *self {
+            File::Pair { vli, peer, .. } => pair_key(vli, peer),
+            File::Individual { vli, .. } => pair_key(vli, VliId(u32::MAX)),
+            File::Aggregate { vlan, .. } => {
+                pair_key(VliId(u32::MAX), VliId(u32::from(vlan.as_u16())))
+            }
+        }
+    }
+}
+
+impl fmt::Display for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut path = Vec::with_capacity(80);
+        self.write_path(&mut path);
+        f.write_str(&String::from_utf8_lossy(&path))
+    }
+}
+
+/// The text is not the path of a file of the RRD tree.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("not a path of the RRD tree")]
+pub struct FileError;
+
+impl FromStr for File {
+    type Err = FileError;
+
+    /// Reads a path below the root, spelled as [`File::write_path`] does.
+    fn from_str(path: &str) -> Result<File, FileError> {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        let file = File::from_name(name).ok_or(FileError)?;
+        if file.to_string() == path { Ok(file) } else { Err(FileError) }
+    }
+}
+
+pub(super) const fn slot(protocol: IpProtocol, unit: Unit) -> usize {
+    protocol as usize * 2 + unit as usize
+}
+
+const fn pair_key(vli: VliId, peer: VliId) -> u64 {
+    (vli.0 as u64) << 32 | peer.0 as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low half of a key is the peer")]
+pub(super) const fn peer_of(key: u64) -> VliId {
+    VliId(key as u32)
+}
+
+/// Appends a number in decimals, `width` digits at least.
+pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64, width: usize) {
+    let mut digits = [b'0'; 20];
+    let mut at = digits.len();
+    while number > 0 {
+        at -= 1;
+        // A digit fits into a byte.
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+    let at = at.min(digits.len() - width.clamp(1, digits.len()));
+    out.extend_from_slice(&digits[at..]);
+}
+
+fn push_id(out: &mut Vec<u8>, id: u32) {
+    push_decimal(out, u64::from(id), 5);
+}
+
+/// The files' keys, sorted, per protocol and unit.
+fn by_slot(files: &[File]) -> [Vec<u64>; 4] {
+    let mut slots: [Vec<u64>; 4] = Default::default();
+    for file in files {
+        slots[file.slot()].push(file.key());
+    }
+    slots.iter_mut().for_each(|keys| keys.sort_unstable());
+    slots
+}
+
+/// The entries of a directory; none if there is no such directory.
+fn entries(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::DirEntry>>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(Some(entries).into_iter().flatten()),
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            Ok(None.into_iter().flatten())
+        }
+        Err(error) => {
+            Err(io::Error::new(error.kind(), format!("{}: {error}", directory.display())))
+        }
+    }
+}
+
+/// Collects the files of `directory` that belong there.
+fn scan_directory(directory: &Path, keys: &mut Vec<u64>) -> io::Result<()> {
+    for entry in entries(directory)? {
+        let name = entry?.file_name();
+        let Some(file) = name.to_str().and_then(File::from_name) else { continue };
+        let mut path = Vec::with_capacity(80);
+        file.write_path(&mut path);
+        // A file in another's directory is not the one that is written.
+        let parent = String::from_utf8_lossy(&path);
+        if parent.rsplit_once('/').is_some_and(|(parent, _)| directory.ends_with(parent)) {
+            keys.push(file.key());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn families() -> impl Iterator<Item = (IpProtocol, Unit)> {
+    IpProtocol::ALL
+        .into_iter()
+        .flat_map(|protocol| Unit::ALL.into_iter().map(move |unit| (protocol, unit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_ixp_managers() {
+        let (protocol, unit) = (IpProtocol::V6, Unit::Packets);
+        for (file, path) in [
+            (
+                File::Pair { protocol, unit, vli: VliId(7), peer: VliId(123_456) },
+                "ipv6/pkts/p2p/src-00007/p2p.ipv6.pkts.src-00007.dst-123456.rrd",
+            ),
+            (
+                File::Individual { protocol: IpProtocol::V4, unit, vli: VliId(99_999) },
+                "ipv4/pkts/individual/individual.ipv4.pkts.src-99999.rrd",
+            ),
+            (
+                File::Aggregate { protocol, unit: Unit::Bytes, vlan: VlanTag::new(10) },
+                "ipv6/bytes/aggregate/aggregate.ipv6.bytes.vlan00010.rrd",
+            ),
+        ] {
+            assert_eq!(file.to_string(), path);
+            assert_eq!(path.parse(), Ok(file));
+        }
+        for path in [
+            "",
+            "p2p.ipv4.bytes.src-00007.dst-00008.rrd",
+            "ipv4/bytes/p2p/src-00009/p2p.ipv4.bytes.src-00007.dst-00008.rrd",
+            "ipv4/bytes/p2p/src-7/p2p.ipv4.bytes.src-7.dst-8.rrd",
+            "ipv4/bytes/individual/individual.ipv4.bytes.src-+0007.rrd",
+            "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan09999.rrd",
+            "ipv4/bytes/aggregate/aggregate.ipv4.octets.vlan00010.rrd",
+        ] {
+            assert_eq!(path.parse::<File>(), Err(FileError), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_tree_knows_the_files_that_belong_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(root.path()).unwrap();
+        tree.scan().unwrap();
+        assert!(tree.is_empty());
+        let paths = [
+            "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00002.rrd",
+            "ipv6/pkts/individual/individual.ipv6.pkts.src-00001.rrd",
+            "ipv6/pkts/aggregate/aggregate.ipv6.pkts.vlan00010.rrd",
+        ];
+        for path in paths.iter().chain(&[
+            "ipv4/bytes/p2p/src-00002/p2p.ipv4.bytes.src-00001.dst-00003.rrd",
+            "ipv4/bytes/p2p/src-00001/.ixflow-new",
+            "ipv4/bytes/p2p/README",
+        ]) {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let mut tree = Tree::open(&root.path().join("ipv4/..")).unwrap();
+        assert_eq!(tree.root(), fs::canonicalize(root.path()).unwrap());
+        tree.scan().unwrap();
+        assert_eq!(tree.len(), 3);
+        assert!(paths.iter().all(|path| tree.contains(&path.parse().unwrap())));
+        Tree::open(&root.path().join("nowhere")).unwrap_err();
+    }
+}
