@@ -54,6 +54,11 @@ mod record_format {
     pub(super) const EXTENDED_SWITCH: u32 = 1001;
 }
 
+/// Formats of counter records (section 5.3, enterprise 0).
+mod counter_format {
+    pub(super) const GENERIC_INTERFACE: u32 = 1;
+}
+
 /// The header of a datagram (sFlow v5, section 5, union sample_datagram_type and struct
 /// sample_datagram_v5), without its samples.
 ///
@@ -219,7 +224,7 @@ pub struct FlowSample<'a> {
 }
 
 /// A counters sample (sFlow v5, section 5, struct counters_sample and struct
-/// counters_sample_expanded), without its records.
+/// counters_sample_expanded), with the record that ixflow reads; of several the first counts.
 ///
 /// ```text
 /// unsigned int sequence_number;
@@ -232,6 +237,62 @@ pub struct CountersSample {
     pub sequence_number: u32,
     /// What was counted.
     pub data_source: DataSource,
+    /// Record 1.
+    pub interface: Option<InterfaceCounters>,
+}
+
+/// Generic interface counters (sFlow v5, section 5.3, struct if_counters; RFC 2233), as they
+/// stand in the sample: they count up from an unknown start, and wrap at their width. The largest
+/// number stands for "not known" (section 5.3).
+///
+/// ```text
+/// unsigned int ifIndex;
+/// unsigned int ifType;
+/// unsigned hyper ifSpeed;
+/// unsigned int ifDirection;
+/// unsigned int ifStatus;           bit 0: ifAdminStatus, bit 1: ifOperStatus
+/// unsigned hyper ifInOctets;
+/// unsigned int ifInUcastPkts;
+/// unsigned int ifInMulticastPkts;
+/// unsigned int ifInBroadcastPkts;
+/// unsigned int ifInDiscards;
+/// unsigned int ifInErrors;
+/// unsigned int ifInUnknownProtos;
+/// unsigned hyper ifOutOctets;
+/// unsigned int ifOutUcastPkts;
+/// unsigned int ifOutMulticastPkts;
+/// unsigned int ifOutBroadcastPkts;
+/// unsigned int ifOutDiscards;
+/// unsigned int ifOutErrors;
+/// unsigned int ifPromiscuousMode;
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterfaceCounters {
+    /// The port.
+    pub if_index: u32,
+    /// What it is (IANAifType-MIB): 6 Ethernet, 161 a LAG.
+    pub if_type: u32,
+    /// Its speed in bit/s.
+    pub speed_bits: u64,
+    /// Whether it is up (ifOperStatus).
+    pub is_up: bool,
+    /// What came in.
+    pub received: PortCounters,
+    /// What went out.
+    pub sent: PortCounters,
+}
+
+/// One direction of a port's counters.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct PortCounters {
+    /// Bytes of the frames, FCS included (RFC 2233, ifInOctets: framing characters included).
+    pub octets: u64,
+    /// Packets to one address.
+    pub unicast_packets: u32,
+    /// Packets to a group.
+    pub multicast_packets: u32,
+    /// Packets to everyone.
+    pub broadcast_packets: u32,
 }
 
 /// Takes what a datagram holds, in its order.
@@ -355,9 +416,11 @@ fn visit_other_sample(format: u32, sample: &[u8], visitor: &mut impl Visitor) {
         sample_format::DISCARDED_PACKET => return visitor.refused(Loss::Discarded, 1),
         _ => return,
     };
-    match counters.map_err(sample_truncated) {
-        Ok((_, sample)) => visitor.counters_sample(&sample),
-        Err(loss) => visitor.refused(loss, 1),
+    let read = counters.map_err(sample_truncated).and_then(|(records, (mut sample, count))| {
+        sample.read_records(records, count).map(|()| visitor.counters_sample(&sample))
+    });
+    if let Err(loss) = read {
+        visitor.refused(loss, 1);
     }
 }
 
@@ -430,19 +493,66 @@ impl<'a> FlowSample<'a> {
     }
 }
 
-/// The fixed fields of struct counters_sample. The number of records is read, though unused:
-/// a sample that ends before it is cut off.
+/// The fixed fields of struct counters_sample, and how many records it announces.
 #[inline]
-fn compact_counters(input: &[u8]) -> Read<'_, CountersSample> {
-    let (rest, [sequence_number, source, _count]) = words(input)?;
-    Ok((rest, CountersSample { sequence_number, data_source: compact_data_source(source) }))
+fn compact_counters(input: &[u8]) -> Read<'_, (CountersSample, u32)> {
+    let (records, [sequence_number, source, count]) = words(input)?;
+    let data_source = compact_data_source(source);
+    Ok((records, (CountersSample { sequence_number, data_source, interface: None }, count)))
 }
 
-/// The fixed fields of struct counters_sample_expanded.
+/// The fixed fields of struct counters_sample_expanded, and how many records it announces.
 #[inline]
-fn expanded_counters(input: &[u8]) -> Read<'_, CountersSample> {
-    let (rest, [sequence_number, class, index, _count]) = words(input)?;
-    Ok((rest, CountersSample { sequence_number, data_source: DataSource { class, index } }))
+fn expanded_counters(input: &[u8]) -> Read<'_, (CountersSample, u32)> {
+    let (records, [sequence_number, class, index, count]) = words(input)?;
+    let data_source = DataSource { class, index };
+    Ok((records, (CountersSample { sequence_number, data_source, interface: None }, count)))
+}
+
+impl CountersSample {
+    /// Reads the `count` records of a counters sample into it.
+    fn read_records(&mut self, mut records: &[u8], count: u32) -> Result<(), Loss> {
+        for _ in 0..count {
+            let (rest, (format, record)) = block(records).map_err(record_overrun)?;
+            records = rest;
+            if format == counter_format::GENERIC_INTERFACE && self.interface.is_none() {
+                let (_, counters) = interface_counters(record).map_err(record_truncated)?;
+                self.interface = Some(counters);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// struct if_counters.
+fn interface_counters(input: &[u8]) -> Read<'_, InterfaceCounters> {
+    let (rest, [if_index, if_type, speed_high, speed_low, _direction, status]) = words(input)?;
+    let (rest, received) = port_counters(rest)?;
+    // Of what came in, packets of unknown protocols are counted beside.
+    let (rest, [_unknown_protocols]) = words(rest)?;
+    let (rest, sent) = port_counters(rest)?;
+    let (rest, [_promiscuous_mode]) = words(rest)?;
+    let speed_bits = hyper(speed_high, speed_low);
+    let is_up = status & 2 != 0;
+    Ok((rest, InterfaceCounters { if_index, if_type, speed_bits, is_up, received, sent }))
+}
+
+/// Octets, unicast, multicast, broadcast, discards and errors of struct if_counters.
+fn port_counters(input: &[u8]) -> Read<'_, PortCounters> {
+    let (rest, [high, low, unicast, multicast, broadcast, _discards, _errors]) = words(input)?;
+    let counters = PortCounters {
+        octets: hyper(high, low),
+        unicast_packets: unicast,
+        multicast_packets: multicast,
+        broadcast_packets: broadcast,
+    };
+    Ok((rest, counters))
+}
+
+/// unsigned hyper (RFC 4506, section 4.5).
+#[inline]
+fn hyper(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 /// typedef sflow_data_source: class in the top 8 bits, index in the other 24.

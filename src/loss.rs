@@ -43,9 +43,9 @@ losses! {
     SampleMissing = "sample_missing",
     /// A flow or counters sample that ends inside its fixed fields.
     SampleTruncated = "sample_truncated",
-    /// A flow sample with a record whose length points past the end of the sample.
+    /// A flow or counters sample with a record whose length points past the end of the sample.
     RecordOverrun = "record_overrun",
-    /// A flow sample with a record of a known format that is shorter than its fields.
+    /// A flow or counters sample with a record of a known format that is shorter than its fields.
     RecordTruncated = "record_truncated",
     /// A packet that the switch discarded: a discard sample, or a flow sample whose output format
     /// is 1 (sFlow v5, section 5, struct interface): it reached nobody.

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use ixflow::decode::ethernet::Frame;
 use ixflow::decode::{
-    CountersSample, DataSource, Datagram, FlowSample, Interface, SAMPLES_MAX, Visitor,
+    CountersSample, DataSource, Datagram, FlowSample, Interface, InterfaceCounters, PortCounters,
+    SAMPLES_MAX, Visitor,
 };
 use ixflow::ixp::{IpProtocol, Mac};
 use ixflow::loss::Loss;
@@ -230,8 +231,8 @@ fn compact_and_expanded_forms_say_the_same() {
         block(2, &words(&[9, 0x0200_0003, 0])),
         block(4, &words(&[9, 2, 3, 0])),
     ]));
-    let counters =
-        CountersSample { sequence_number: 9, data_source: DataSource { class: 2, index: 3 } };
+    let data_source = DataSource { class: 2, index: 3 };
+    let counters = CountersSample { sequence_number: 9, data_source, interface: None };
     assert_eq!(found, [Event::Counters(counters), Event::Counters(counters)]);
 }
 
@@ -471,6 +472,7 @@ fn expected_event(sample: &Value) -> Option<Event> {
         Some(2 | 4) => Some(Event::Counters(CountersSample {
             sequence_number: 0,
             data_source: DataSource { class: 0, index: 0 },
+            interface: None,
         })),
         Some(5) => Some(refused(Loss::Discarded)),
         _ => None,
@@ -564,6 +566,7 @@ fn captures_read_as_an_independent_decoder_reads_them() {
                 Event::Counters(_) => Event::Counters(CountersSample {
                     sequence_number: 0,
                     data_source: DataSource { class: 0, index: 0 },
+                    interface: None,
                 }),
                 other => other,
             })
@@ -597,6 +600,161 @@ fn captures_read_as_an_independent_decoder_reads_them() {
         seen.insert(name);
     }
     assert_eq!(seen, on_disk);
+}
+
+/// What the independent decoders print of generic interface counters.
+#[derive(PartialEq, Debug)]
+struct Port {
+    if_index: u64,
+    if_type: u64,
+    speed_bits: u64,
+    is_up: bool,
+    /// Octets, unicast, multicast and broadcast packets, in and out.
+    received: [u64; 4],
+    sent: [u64; 4],
+}
+
+fn ports(datagram: &[u8]) -> Vec<Port> {
+    let direction = |counters: PortCounters| {
+        let PortCounters { octets, unicast_packets, multicast_packets, broadcast_packets } =
+            counters;
+        let packets = [unicast_packets, multicast_packets, broadcast_packets].map(u64::from);
+        [octets, packets[0], packets[1], packets[2]]
+    };
+    // Datagrams of other versions have none.
+    let events = visit(datagram).unwrap_or_default();
+    let interfaces = events.into_iter().filter_map(|event| match event {
+        Event::Counters(sample) => sample.interface,
+        _ => None,
+    });
+    interfaces
+        .map(|port| Port {
+            if_index: port.if_index.into(),
+            if_type: port.if_type.into(),
+            speed_bits: port.speed_bits,
+            is_up: port.is_up,
+            received: direction(port.received),
+            sent: direction(port.sent),
+        })
+        .collect()
+}
+
+/// The number behind a word of tcpdump's text.
+fn number_behind(text: &str, word: &str) -> u64 {
+    let behind = text.split_once(word).expect("the word is there").1.trim_start();
+    let digits = behind.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+    digits.parse().expect("a number")
+}
+
+#[test]
+fn interface_counters_read_as_tcpdump_reads_them() {
+    let Some(folder) = captures() else { return };
+    for (name, least) in [("sflow_multiple_counter_30_pdus", 100), ("sflow-print-v6", 40)] {
+        let path = folder.join("the-tcpdump-group_tcpdump").join(name);
+        let text = fs::read_to_string(path.with_extension("out")).expect("tcpdump's text");
+        let records = text.split("Generic counter (1) length 88").skip(1);
+        let expected: Vec<Port> = records
+            .map(|record| {
+                let direction = |way: &str| {
+                    let at = record.find(&format!("{way} octets")).expect("both directions");
+                    ["octets", "unicast pkts", "multicast pkts", "broadcast pkts"]
+                        .map(|word| number_behind(&record[at..], word))
+                };
+                Port {
+                    if_index: number_behind(record, "ifindex"),
+                    if_type: number_behind(record, "iftype"),
+                    speed_bits: number_behind(record, "ifspeed"),
+                    is_up: record.split_once("operstatus: ").expect("it").1.starts_with("up"),
+                    received: direction("In"),
+                    sent: direction("Out"),
+                }
+            })
+            .collect();
+        let found: Vec<Port> = datagrams(&path.with_extension("pcap"))
+            .iter()
+            .flat_map(|datagram| ports(datagram))
+            .collect();
+        assert!(found.len() >= least, "{name}: {}", found.len());
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+#[test]
+fn interface_counters_read_as_telegraf_reads_them() {
+    let Some(folder) = captures() else { return };
+    for (file, expected) in [
+        ("sflow_issue_18876_message.bin", "sflow_issue_18876_expected.out"),
+        ("sflow_v5_example_sflow_v5.bin", "sflow_v5_example_expected.out"),
+    ] {
+        let folder = folder.join("influxdata_telegraf");
+        let text = fs::read_to_string(folder.join(expected)).expect("telegraf's text");
+        let field = |name: &str| number_behind(&text, &format!("{name}="));
+        let direction = |way: &str| {
+            ["bytes", "unicast_packets_total", "mcast_packets_total", "broadcast_packets_total"]
+                .map(|name| field(&format!(",{way}_{name}")))
+        };
+        let port = Port {
+            if_index: field(",interface"),
+            if_type: field("interface_type"),
+            speed_bits: field("speed"),
+            is_up: text.contains("status=\"up\""),
+            received: direction("in"),
+            sent: direction("out"),
+        };
+        assert_eq!(ports(&fs::read(folder.join(file)).expect("a capture")), [port], "{file}");
+    }
+}
+
+/// A record of generic interface counters, with numbers that tell every field apart.
+fn interface_record() -> Vec<u8> {
+    block(1, &words(&(1..=22).collect::<Vec<_>>()))
+}
+
+#[test]
+fn a_counters_sample_is_read_by_length() {
+    let unknown = block(2, &[0xff; 52]);
+    let second = block(1, &[0xff; 88]);
+    let records = [unknown, interface_record(), second].concat();
+    let compact = [words(&[9, 0x0000_0003, 3]), records.clone()].concat();
+    let expanded = [words(&[9, 0, 3, 3]), records].concat();
+    let found = events(&datagram(&[block(2, &compact), block(4, &expanded), good(1)]));
+    let counters = |from: u32| PortCounters {
+        octets: u64::from(from) << 32 | u64::from(from + 1),
+        unicast_packets: from + 2,
+        multicast_packets: from + 3,
+        broadcast_packets: from + 4,
+    };
+    let interface = InterfaceCounters {
+        if_index: 1,
+        if_type: 2,
+        speed_bits: 3 << 32 | 4,
+        is_up: true,
+        received: counters(7),
+        sent: counters(15),
+    };
+    let sample = CountersSample {
+        sequence_number: 9,
+        data_source: DataSource { class: 0, index: 3 },
+        interface: Some(interface),
+    };
+    assert_eq!(found[..2], [Event::Counters(sample), Event::Counters(sample)]);
+    assert_eq!(sequence_numbers(&found), [1]);
+}
+
+#[test]
+fn a_fault_in_a_counters_sample_costs_it_alone() {
+    let sample =
+        |count: u32, records: &[u8]| block(2, &[words(&[9, 3, count]), records.to_vec()].concat());
+    let record = interface_record();
+    for end in 0..record.len() {
+        assert_costs_itself(sample(1, &record[..end]), Loss::RecordOverrun);
+    }
+    for count in [2, u32::MAX] {
+        assert_costs_itself(sample(count, &record), Loss::RecordOverrun);
+    }
+    for short in 0..88 {
+        assert_costs_itself(sample(1, &block(1, &vec![0; short])), Loss::RecordTruncated);
+    }
 }
 
 // The incumbent

@@ -25,9 +25,10 @@
 
 use std::net::IpAddr;
 
+use flowparser_sflow::counter_records::CounterRecord;
 use flowparser_sflow::flow_records::FlowRecord;
 use flowparser_sflow::{AddressType, SflowDatagram, SflowParser, SflowSample};
-use ixflow::decode::{CountersSample, Datagram, FlowSample, Visitor};
+use ixflow::decode::{CountersSample, Datagram, FlowSample, PortCounters, Visitor};
 use ixflow::loss::Loss;
 use libfuzzer_sys::arbitrary::{Result, Unstructured};
 
@@ -55,8 +56,20 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
 #[derive(PartialEq, Debug)]
 enum Sample {
     Flow(Box<Flow>),
-    Counters { sequence_number: u32, source: (u32, u32) },
+    Counters { sequence_number: u32, source: (u32, u32), interface: Option<Box<Interface>> },
     Refused(Loss, u64),
+}
+
+/// Generic interface counters.
+#[derive(PartialEq, Debug)]
+struct Interface {
+    if_index: u32,
+    if_type: u32,
+    speed_bits: u64,
+    is_up: bool,
+    /// Octets, and unicast, multicast and broadcast packets, in and out.
+    received: (u64, [u32; 3]),
+    sent: (u64, [u32; 3]),
 }
 
 #[derive(PartialEq, Debug)]
@@ -120,9 +133,23 @@ impl Visitor for Samples {
     }
 
     fn counters_sample(&mut self, sample: &CountersSample) {
+        let direction = |port: &PortCounters| {
+            let packets = [port.unicast_packets, port.multicast_packets, port.broadcast_packets];
+            (port.octets, packets)
+        };
         self.0.push(Sample::Counters {
             sequence_number: sample.sequence_number,
             source: (sample.data_source.class, sample.data_source.index),
+            interface: sample.interface.map(|interface| {
+                Box::new(Interface {
+                    if_index: interface.if_index,
+                    if_type: interface.if_type,
+                    speed_bits: interface.speed_bits,
+                    is_up: interface.is_up,
+                    received: direction(&interface.received),
+                    sent: direction(&interface.sent),
+                })
+            }),
         });
     }
 
@@ -154,10 +181,12 @@ fn their_sample(sample: &SflowSample) -> Option<Sample> {
         SflowSample::Counter(sample) => Sample::Counters {
             sequence_number: sample.sequence_number,
             source: (sample.source_id_type, sample.source_id_index),
+            interface: their_interface(&sample.records),
         },
         SflowSample::ExpandedCounter(sample) => Sample::Counters {
             sequence_number: sample.sequence_number,
             source: (sample.source_id_type, sample.source_id_index),
+            interface: their_interface(&sample.records),
         },
         SflowSample::DiscardedPacket(_) => Sample::Refused(Loss::Discarded, 1),
         SflowSample::Unknown { .. } => return None,
@@ -197,8 +226,29 @@ fn their_records(records: &[FlowRecord]) -> Flow {
     }
 }
 
-/// Whether all that is announced is there, and every length of a sample and of a flow sample's
-/// record is a multiple of 4; none if the datagram ends too early to tell.
+/// The first generic interface counters.
+fn their_interface(records: &[CounterRecord]) -> Option<Box<Interface>> {
+    records.iter().find_map(|record| match record {
+        CounterRecord::GenericInterface(port) => Some(Box::new(Interface {
+            if_index: port.if_index,
+            if_type: port.if_type,
+            speed_bits: port.if_speed,
+            is_up: port.if_status & 2 != 0,
+            received: (
+                port.if_in_octets,
+                [port.if_in_ucast_pkts, port.if_in_multicast_pkts, port.if_in_broadcast_pkts],
+            ),
+            sent: (
+                port.if_out_octets,
+                [port.if_out_ucast_pkts, port.if_out_multicast_pkts, port.if_out_broadcast_pkts],
+            ),
+        })),
+        _ => None,
+    })
+}
+
+/// Whether all that is announced is there, and every length of a sample and of a record
+/// is a multiple of 4; none if the datagram ends too early to tell.
 fn is_well_formed(datagram: &[u8]) -> Option<bool> {
     let (address_type, _) = word(datagram.get(4..)?)?;
     let (count, mut rest) = word(datagram.get(if address_type == 2 { 36 } else { 24 }..)?)?;
@@ -208,7 +258,9 @@ fn is_well_formed(datagram: &[u8]) -> Option<bool> {
         // Words before the number of records.
         let fixed = match format {
             1 => 7,
+            2 => 2,
             3 => 10,
+            4 => 3,
             _ if sample.len() % 4 == 0 => continue,
             _ => return Some(false),
         };
@@ -304,8 +356,7 @@ impl Xdr {
         self.word(count);
         for _ in 0..count {
             let mut record = Xdr::default();
-            let format =
-                if is_counters { unknown(&mut record, from) } else { record.record(from) }?;
+            let format = if is_counters { record.counters(from) } else { record.record(from) }?;
             self.word(format);
             self.opaque(&record.0);
         }
@@ -314,6 +365,15 @@ impl Xdr {
             self.words(from, 1)?;
         }
         Ok(format)
+    }
+
+    fn counters(&mut self, from: &mut Unstructured<'_>) -> Result<u32> {
+        if !from.ratio(1u8, 2u8)? {
+            return unknown(self, from);
+        }
+        // struct if_counters.
+        self.words(from, 22)?;
+        Ok(1)
     }
 
     fn record(&mut self, from: &mut Unstructured<'_>) -> Result<u32> {
