@@ -15,6 +15,7 @@ use foldhash::fast::FixedState;
 use crate::count::{Ledger, Traffic};
 use crate::ixp::VliId;
 use crate::resolve::Lan;
+use crate::state::Pulse;
 use crate::worker::{Epoch, Handover};
 
 /// What the fabric carried between two moments: the unit of work of a sink.
@@ -105,9 +106,11 @@ impl Flusher {
     }
 
     /// Runs until all workers have ended, flushes the rest, and closes the backlog.
-    pub fn run(mut self) {
+    pub fn run(mut self, pulse: &Pulse) {
         while let Ok(handover) = self.handovers.recv() {
+            pulse.turn();
             self.take(handover);
+            pulse.turn();
         }
         self.backlog.close();
     }

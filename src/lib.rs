@@ -41,8 +41,8 @@
 //!
 //! # Around the path
 //!
-//! - [`control`]: settings ([`control::config`], their syntax in [`control::general`]) and the
-//!   portal's API ([`control::api`]).
+//! - [`control`]: settings ([`control::config`], their syntax in [`control::general`]), the
+//!   portal's API ([`control::api`]) and the service manager ([`control::service`]).
 //! - [`simulate`]: a synthetic exchange that speaks sFlow and knows the truth.
 //! - [`command`]: one file per subcommand; `main.rs` calls it and knows exit codes only.
 

@@ -83,7 +83,8 @@ impl Pipeline {
         drop(out);
         let flusher =
             Flusher::new(setup.step_secs, epoch.clone(), handovers, spares, backlog.clone());
-        let flusher = spawn("flush".into(), move || flusher.run())?;
+        let pulses = state.clone();
+        let flusher = spawn("flush".into(), move || flusher.run(&pulses.flusher))?;
         let state = state.clone();
         let writer = spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?;
         Ok(Pipeline { epoch, workers, flusher, writer })

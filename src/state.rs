@@ -53,11 +53,44 @@ pub struct WriteState {
     pub last_to_secs: u64,
 }
 
+/// Whether a thread of the path moves on.
+///
+/// One number that grows: even while the thread waits for work, odd while it works. Who looks
+/// twice and finds the same odd number knows that the thread has not moved between.
+#[derive(Default, Debug)]
+pub struct Pulse {
+    beats: AtomicU64,
+}
+
+impl Pulse {
+    /// Work begins, or ends.
+    pub fn turn(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A piece of the work is done, and the next one begins.
+    #[inline]
+    pub fn beat(&self) {
+        self.beats.fetch_add(2, Ordering::Relaxed);
+    }
+
+    /// The number.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+}
+
 /// The observable state.
 #[derive(Debug)]
 pub struct State {
     /// Everything that was received, in total and by agent.
     pub agents: Arc<Agents>,
+    /// Of each worker: it beats at every batch, and at least ten times a second.
+    pub workers: Vec<Pulse>,
+    /// Of the thread that merges ledgers.
+    pub flusher: Pulse,
+    /// Of the thread that writes.
+    pub writer: Pulse,
     socket_drops: Vec<AtomicU64>,
     table: Mutex<TableState>,
     write: Mutex<WriteState>,
@@ -69,6 +102,9 @@ impl State {
     pub fn new(agents: Agents, workers: usize) -> State {
         State {
             agents: Arc::new(agents),
+            workers: (0..workers).map(|_| Pulse::default()).collect(),
+            flusher: Pulse::default(),
+            writer: Pulse::default(),
             socket_drops: (0..workers).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             table: Mutex::default(),
             write: Mutex::default(),

@@ -177,8 +177,12 @@ impl<S: Source> Worker<S> {
         if let Some(from) = self.from_millis {
             self.begin(from);
         }
+        let state = self.state.clone();
+        let pulse = state.workers.get(self.number);
+        pulse.inspect(|pulse| pulse.turn());
         let mut stopping_since = None;
         let result = loop {
+            pulse.inspect(|pulse| pulse.beat());
             match self.source.receive() {
                 Ok(Batch::Datagrams { count, stamp_millis }) => {
                     // Read now, so that the batch is counted by the plan that is in force.
@@ -204,6 +208,7 @@ impl<S: Source> Worker<S> {
         };
         self.observe(true);
         self.hand_over(self.stamp_millis, true);
+        pulse.inspect(|pulse| pulse.turn());
         result
     }
 

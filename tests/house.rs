@@ -19,10 +19,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("agent", &["decode", "loss", "resolve", "table"]),
     ("state", &["agent", "finding"]),
     ("worker", &["agent", "count", "decode", "ixp", "loss", "receive", "resolve", "state"]),
-    ("flush", &["count", "ixp", "resolve", "worker"]),
+    ("flush", &["count", "ixp", "resolve", "state", "worker"]),
     ("sink", &["count", "flush", "ixp", "state"]),
     ("pipeline", &["flush", "receive", "resolve", "sink", "state", "worker"]),
-    ("control", &["agent", "ixp", "receive", "resolve", "sink"]),
+    ("control", &["agent", "ixp", "receive", "resolve", "sink", "state"]),
     ("simulate", &["clock", "count", "flush", "ixp", "loss", "receive"]),
 ];
 

@@ -10,6 +10,7 @@ mod hostile;
 mod house;
 mod replay;
 mod run;
+mod service;
 mod simulate;
 mod sink;
 mod spread;

@@ -17,6 +17,7 @@ use crate::agent::{Agents, Totals};
 use crate::clock::Clock;
 use crate::control::api::{self, ApiError, Client, Fetched, LastGood, Limits};
 use crate::control::config::{Config, ConfigError, RrdcachedUse};
+use crate::control::service::{self, Readiness};
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
@@ -36,6 +37,9 @@ const SUMMARY_SECS: u64 = 60;
 
 /// A failure to fetch the table that goes on is said again after so many attempts.
 const FAILURES_PER_LINE: u64 = 10;
+
+/// Seconds until the table is asked for again while there is none.
+const NO_TABLE_RETRY_SECS: u64 = 10;
 
 /// Conflicts that are remembered as reported.
 const CONFLICTS_MAX: usize = 10_000;
@@ -200,6 +204,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
                     }
                 } else {
                     stopping = Some(Instant::now());
+                    service::stopping();
                     tracing::info!("told to stop: flushing what was counted");
                     stop.store(true, Ordering::Relaxed);
                     epoch.stop();
@@ -217,6 +222,8 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
             state: state.clone(),
             clock,
             reload,
+            readiness: Readiness::new(),
+            failure: String::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -224,6 +231,8 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
             .map_err(RunError::Start)?;
         spawn("control", move || runtime.block_on(control.run()))?;
     }
+
+    service::start_watchdog(state.clone()).map_err(RunError::Start)?;
 
     let result = pipeline.join();
     summary(&state, &Snapshot::default(), "in all");
@@ -426,6 +435,9 @@ struct Control {
     state: Arc<State>,
     clock: Clock,
     reload: Arc<Notify>,
+    readiness: Readiness,
+    /// Why the last fetch failed; empty if it did not.
+    failure: String,
 }
 
 impl Control {
@@ -434,19 +446,33 @@ impl Control {
         let mut summary_at = tokio::time::interval(Duration::from_secs(SUMMARY_SECS));
         summary_at.tick().await;
         let mut fetch_at = tokio::time::Instant::now();
+        self.settle("");
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(fetch_at) => {
                     self.fetch().await;
-                    fetch_at = tokio::time::Instant::now()
-                        + Duration::from_secs(self.config.api_interval_secs);
+                    let wait_secs = if self.has_table() {
+                        self.config.api_interval_secs
+                    } else {
+                        self.config.api_interval_secs.min(NO_TABLE_RETRY_SECS)
+                    };
+                    fetch_at = tokio::time::Instant::now() + Duration::from_secs(wait_secs);
+                    if !self.readiness.is_told() {
+                        self.settle("");
+                    }
                 }
                 _ = summary_at.tick() => {
                     let now = Snapshot::take(&self.state);
                     summary(&self.state, &snapshot, "in the last minute");
+                    let minute = now.totals.since(&snapshot.totals);
+                    self.settle(&format!(
+                        "; in the last minute: {} datagrams, {} samples, {} counted",
+                        minute.datagrams, minute.flow_samples, minute.counted
+                    ));
                     snapshot = now;
                 }
                 () = self.reload.notified() => {
+                    self.readiness.reload();
                     tracing::info!("told to reload: settings, table, flush");
                     self.reload_settings();
                     self.epoch.request_flush();
@@ -460,7 +486,23 @@ impl Control {
         self.clock.now_millis() / 1_000
     }
 
+    fn has_table(&self) -> bool {
+        self.keeper.records.is_some()
+    }
+
+    /// Tells the service manager how things are.
+    fn settle(&mut self, minute: &str) {
+        let table = describe_table(&self.state.table(), self.now_secs());
+        let mut status = format!("table: {table}{minute}");
+        if !self.failure.is_empty() {
+            status.push_str("; ");
+            status.push_str(&self.failure);
+        }
+        self.readiness.settle(self.has_table(), &status);
+    }
+
     async fn fetch(&mut self) {
+        self.failure.clear();
         match self.client.fetch().await {
             Ok(Fetched::NotModified) => {
                 let now_secs = self.now_secs();
@@ -503,6 +545,7 @@ impl Control {
                     let table = describe_table(&self.state.table(), self.now_secs());
                     tracing::error!("{error}; in use: {table}");
                 }
+                self.failure = error.to_string();
             }
         }
     }

@@ -31,7 +31,10 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
     let mut closed_since: Option<Instant> = None;
     while let Some(interval) = backlog.front() {
         let started = Instant::now();
-        match sink.write(&interval) {
+        state.writer.turn();
+        let written = sink.write(&interval);
+        state.writer.turn();
+        match written {
             Ok(receipt) => {
                 backlog.done();
                 let millis = started.elapsed().as_millis();

@@ -36,7 +36,10 @@ pub(crate) const DOCUMENTED: &str = "\
 /// An `ixflow` command, without what the environment says.
 pub(crate) fn ixflow() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ixflow"));
-    command.env_remove("IXFLOW_LOG").stdin(Stdio::null());
+    for variable in ["IXFLOW_LOG", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null());
     command
 }
 
@@ -108,7 +111,12 @@ impl Site {
 
     /// Starts the daemon, and waits until it listens.
     pub(crate) fn start(&self, set: &[&str]) -> Ixflow {
-        let mut daemon = self.try_start(set);
+        self.start_as(set, |_| {})
+    }
+
+    /// Starts the daemon with more than its arguments, and waits until it listens.
+    pub(crate) fn start_as(&self, set: &[&str], more: impl FnOnce(&mut Command)) -> Ixflow {
+        let mut daemon = self.try_start_as(set, more);
         let line = daemon.wait_line("listens on UDP ");
         let address = line.split("listens on UDP ").nth(1).unwrap();
         daemon.address = address.split([' ', ',']).next().unwrap().parse().ok();
@@ -117,7 +125,14 @@ impl Site {
 
     /// Starts the daemon where it will not get far.
     pub(crate) fn try_start(&self, set: &[&str]) -> Ixflow {
-        let mut child = ixflow().args(self.arguments(set)).stderr(Stdio::piped()).spawn().unwrap();
+        self.try_start_as(set, |_| {})
+    }
+
+    fn try_start_as(&self, set: &[&str], more: impl FnOnce(&mut Command)) -> Ixflow {
+        let mut command = ixflow();
+        command.args(self.arguments(set)).stderr(Stdio::piped());
+        more(&mut command);
+        let mut child = command.spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let reader = std::thread::spawn({
