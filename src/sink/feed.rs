@@ -485,6 +485,7 @@ mod tests {
     use super::*;
     use crate::ixp::InfrastructureId;
     use crate::resolve::Lan;
+    use crate::sink::file::read_decimals;
 
     fn vlis(ids: &[u32]) -> Vec<VliId> {
         ids.iter().copied().map(VliId).collect()
@@ -537,31 +538,6 @@ mod tests {
             .collect()
     }
 
-    /// rrd_strtod of rrdtool 1.7: every digit in turn into a double, then divided by 10^n through
-    /// the binary digits of n.
-    fn librrd_double(text: &str) -> f64 {
-        let mut number = 0.0;
-        let mut places = 0;
-        let mut behind_point = false;
-        for byte in text.bytes() {
-            if byte == b'.' {
-                behind_point = true;
-                continue;
-            }
-            number = number * 10.0 + f64::from(byte - b'0');
-            places += u32::from(behind_point);
-        }
-        let mut power = 10.0;
-        while places > 0 {
-            if places & 1 == 1 {
-                number /= power;
-            }
-            power *= power;
-            places >>= 1;
-        }
-        number
-    }
-
     fn rate(total: u64, secs: u64) -> String {
         let mut out = Vec::new();
         push_rate(&mut out, total, secs);
@@ -583,7 +559,7 @@ mod tests {
         #[test]
         fn rates_come_back_as_totals(bits in 0u32..49, noise: u64, secs in 1u64..=600) {
             let total = noise % (1 << bits);
-            let stored = librrd_double(&rate(total, secs));
+            let stored = read_decimals(rate(total, secs).as_bytes());
             #[expect(clippy::cast_possible_truncation, reason = "the test is of just this")]
             let back = (stored * secs as f64).round() as u64;
             proptest::prop_assert_eq!(back, total);
