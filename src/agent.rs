@@ -8,7 +8,8 @@
 
 pub mod sequence;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +28,10 @@ pub const DEFAULT_AGENTS_MAX: usize = 4_096;
 
 /// Default of the number of data sources that are told apart.
 pub const DEFAULT_DATA_SOURCES_MAX: usize = 65_536;
+
+/// How long an agent must have been silent to give its place to another one, in milliseconds.
+/// It does so only where there is no other place: what is known of it is kept until then.
+pub const AGENT_SILENT_MILLIS: u64 = HOUR_MILLIS;
 
 /// Sequence numbers that wait in a desk before they are folded.
 const PENDING_MAX: usize = 128;
@@ -87,12 +92,27 @@ impl Totals {
 }
 
 /// Tells the streams of datagrams apart.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct AgentKey {
     /// The agent address in the datagram.
     pub address: IpAddr,
     /// The sub-agent id in the datagram.
     pub sub_agent_id: u32,
+}
+
+impl Hash for AgentKey {
+    /// In one word or three: every datagram is looked up by it.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let sub_agent = u64::from(self.sub_agent_id);
+        match self.address {
+            IpAddr::V4(address) => state.write_u64(u64::from(address.to_bits()) << 32 | sub_agent),
+            IpAddr::V6(address) => {
+                state.write_u128(address.to_bits());
+                state.write_u64(sub_agent);
+            }
+        }
+    }
 }
 
 /// What is known of a data source.
@@ -112,8 +132,24 @@ pub struct SourceState {
     pub implausible_rates: u64,
     /// The median of the last hour.
     pub median_rate: u32,
+    /// Sum of frame length x sampling rate over the samples that were not taken at egress, in
+    /// bytes: what the port received, as the samples tell it. It stops at its type's limit.
+    pub estimated_bytes: u64,
+    /// Sum of the sampling rates over the same samples, in packets.
+    pub estimated_packets: u64,
+    /// Packets that went by the data source, by its own count: the growth of `sample_pool` from
+    /// sample to sample. Restarts are left out.
+    pub pool_packets: u64,
+    /// Samples received while the pool grew by `pool_packets`. The quotient of the two, as of
+    /// their growth in an interval, is the effective sampling rate (sFlow v5, section 5, struct
+    /// flow_sample).
+    pub pool_samples: u64,
+    /// Folds in which the pool did not grow by exactly the sampling rate for each sample number:
+    /// evidence that it is counted, and not made up from the numbers.
+    pub pool_varied: u64,
     drops: Option<u32>,
     highest: Option<u32>,
+    pool: Option<u32>,
     rates: Vec<u32>,
     next_rate: usize,
     minute: u64,
@@ -121,96 +157,125 @@ pub struct SourceState {
     implausible_logged_millis: Option<u64>,
 }
 
-/// What a desk saw of a data source since it was last folded.
+/// What the books take from a flow sample.
 #[derive(Clone, Copy, Debug)]
-struct SourceNews {
-    samples: u32,
-    first: u32,
-    highest: u32,
-    missing: u32,
-    first_drops: u32,
+struct Entry {
+    number: u32,
     drops: u32,
     sampling_rate: u32,
+    pool: u32,
+}
+
+/// What a desk saw of a data source since it was last folded. The fields that every sample
+/// touches come first: with the key in front they fill the first of two cache lines.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct SourceNews {
+    estimated_bytes: u64,
+    estimated_packets: u64,
+    samples: u32,
+    highest: u32,
+    drops: u32,
+    sampling_rate: u32,
+    pool: u32,
+    /// Whether a sample like the last one needs no second look: there is one, and its rate is
+    /// plausible.
+    steady: bool,
+    /// Whether the numbers began anew between the first sample and the last.
+    restarted: bool,
+    first: u32,
+    first_drops: u32,
+    first_pool: u32,
+    missing: u32,
     rate_changes: u32,
     implausible_rates: u32,
     /// From the shared state.
     median_rate: u32,
-    /// Whether `sampling_rate` is.
-    implausible: bool,
-    /// Whether the numbers began anew between the first sample and the last.
-    restarted: bool,
 }
 
 /// Differences of cumulative or sequence fields above this are a restart, not an advance.
 const FIELD_JUMP_MAX: u32 = 1 << 24;
 
+/// The same for the sample pool, of which a port of 400 Gbit/s counts 600 million a second.
+const POOL_JUMP_MAX: u32 = 1 << 31;
+
 impl SourceNews {
     const NONE: SourceNews = SourceNews {
+        estimated_bytes: 0,
+        estimated_packets: 0,
         samples: 0,
-        first: 0,
         highest: 0,
-        missing: 0,
-        first_drops: 0,
         drops: 0,
         sampling_rate: 0,
+        pool: 0,
+        steady: false,
+        restarted: false,
+        first: 0,
+        first_drops: 0,
+        first_pool: 0,
+        missing: 0,
         rate_changes: 0,
         implausible_rates: 0,
         median_rate: 0,
-        implausible: false,
-        restarted: false,
     };
 
+    /// Nothing yet, of a source with this rate and this median.
+    const fn after(sampling_rate: u32, median_rate: u32) -> SourceNews {
+        SourceNews { sampling_rate, median_rate, ..SourceNews::NONE }
+    }
+
     #[inline]
-    fn take(&mut self, sample: &FlowSample<'_>) {
+    fn take(&mut self, entry: Entry) {
         // What nearly every sample is: the next one, of the same rate, nothing dropped.
-        if sample.sequence_number == self.highest.wrapping_add(1)
-            && sample.drops == self.drops
-            && sample.sampling_rate == self.sampling_rate
-            && self.samples != 0
+        if entry.number == self.highest.wrapping_add(1)
+            && entry.drops == self.drops
+            && entry.sampling_rate == self.sampling_rate
+            && self.steady
         {
-            self.highest = sample.sequence_number;
+            self.highest = entry.number;
+            self.pool = entry.pool;
             self.samples += 1;
-            self.implausible_rates += u32::from(self.implausible);
         } else {
-            self.take_unusual(sample);
+            self.take_unusual(entry.number, entry.drops, entry.sampling_rate, entry.pool);
         }
     }
 
-    fn take_unusual(&mut self, sample: &FlowSample<'_>) {
-        let number = sample.sequence_number;
+    /// The fields one by one: they come in registers.
+    #[cold]
+    #[inline(never)]
+    fn take_unusual(&mut self, number: u32, drops: u32, sampling_rate: u32, pool: u32) {
         if self.samples == 0 {
-            self.first = number;
-            self.highest = number;
-            self.first_drops = sample.drops;
-            self.drops = sample.drops;
+            (self.first, self.first_drops, self.first_pool) = (number, drops, pool);
+            (self.highest, self.drops, self.pool) = (number, drops, pool);
         } else {
             let ahead = number.wrapping_sub(self.highest);
             if ahead.wrapping_sub(1) < FIELD_JUMP_MAX {
                 self.missing = self.missing.saturating_add(ahead - 1);
-                self.highest = number;
+                (self.highest, self.pool) = (number, pool);
             } else if self.highest.wrapping_sub(number) < WINDOW {
                 self.missing = self.missing.saturating_sub(1);
             } else {
-                self.highest = number;
+                (self.highest, self.pool) = (number, pool);
                 self.restarted = true;
             }
-            if sample.drops.wrapping_sub(self.drops) < FIELD_JUMP_MAX {
-                self.drops = sample.drops;
+            if drops.wrapping_sub(self.drops) < FIELD_JUMP_MAX {
+                self.drops = drops;
             }
         }
-        if sample.sampling_rate != self.sampling_rate && self.sampling_rate != 0 {
+        if sampling_rate != self.sampling_rate && self.sampling_rate != 0 {
             self.rate_changes += 1;
         }
-        self.sampling_rate = sample.sampling_rate;
-        self.implausible = is_implausible(self.sampling_rate, self.median_rate);
+        self.sampling_rate = sampling_rate;
+        let implausible = is_implausible(sampling_rate, self.median_rate);
+        self.steady = !implausible;
         self.samples += 1;
-        self.implausible_rates += u32::from(self.implausible);
+        self.implausible_rates += u32::from(implausible);
     }
 }
 
-/// The news of one data source; a cache line.
+/// The news of one data source.
 #[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 struct SourcePlace {
     /// [`DataSource::as_u64`].
     source: u64,
@@ -243,6 +308,8 @@ impl SourceState {
     fn fold(&mut self, news: &SourceNews, stamp_millis: u64, window: u32) {
         let samples = u64::from(news.samples);
         self.samples += samples;
+        self.estimated_bytes = self.estimated_bytes.saturating_add(news.estimated_bytes);
+        self.estimated_packets = self.estimated_packets.saturating_add(news.estimated_packets);
         // Where several workers read one agent their news interleave: what one of them misses
         // another one holds. Hence missing is by how much the highest number rose, less what came
         // (as RFC 3550, A.3).
@@ -269,6 +336,7 @@ impl SourceState {
             news.highest.wrapping_sub(highest) < FIELD_JUMP_MAX
                 || highest.wrapping_sub(news.highest) >= window
         });
+        self.fold_pool(news, forward);
         if forward {
             self.highest = Some(news.highest);
         }
@@ -302,6 +370,33 @@ impl SourceState {
             self.median_rate = sorted[sorted.len() / 2];
         }
     }
+
+    /// `forward`: whether the news have later samples than what was folded before.
+    fn fold_pool(&mut self, news: &SourceNews, forward: bool) {
+        let samples = u64::from(news.samples);
+        if !forward {
+            // Another worker's growth has these samples in it.
+            self.pool_samples += samples;
+            return;
+        }
+        let (before, samples) = match self.pool.replace(news.pool) {
+            Some(pool) => (pool, samples),
+            None => (news.first_pool, samples.saturating_sub(1)),
+        };
+        let growth = news.pool.wrapping_sub(before);
+        let first = self.highest.unwrap_or(news.first);
+        let numbers = news.highest.wrapping_sub(first);
+        if news.restarted || numbers >= FIELD_JUMP_MAX || growth >= POOL_JUMP_MAX {
+            return;
+        }
+        self.pool_packets += u64::from(growth);
+        self.pool_samples += samples;
+        let steady =
+            news.rate_changes == 0 && [0, news.sampling_rate].contains(&self.sampling_rate);
+        if steady && growth != numbers.wrapping_mul(news.sampling_rate) {
+            self.pool_varied += 1;
+        }
+    }
 }
 
 /// What is known of an agent.
@@ -325,8 +420,10 @@ pub struct AgentState {
     pub first_seen_millis: u64,
     /// When it was last heard.
     pub last_seen_millis: u64,
-    foreign_logged: bool,
+    foreign_logged_millis: Option<u64>,
     egress_logged: bool,
+    /// Another agent has its place; who still holds it asks for a place again.
+    retired: bool,
 }
 
 impl AgentState {
@@ -375,6 +472,11 @@ impl LineLimit {
     }
 }
 
+/// What goes on is said again once an hour.
+fn is_due(logged_millis: Option<u64>, stamp_millis: u64) -> bool {
+    logged_millis.is_none_or(|at| stamp_millis >= at + HOUR_MILLIS)
+}
+
 /// Senders whose datagrams were refused.
 #[derive(Clone, Default, Debug)]
 pub struct Refused {
@@ -384,10 +486,29 @@ pub struct Refused {
     pub others: u64,
 }
 
+/// Agents that were silent for long when somebody looked.
+#[derive(Debug, Default)]
+struct Silent {
+    /// When each was last heard, and who; the one that was silent longest is the last.
+    agents: Vec<(u64, AgentKey)>,
+    /// Nobody else is silent for long before this.
+    look_again_millis: u64,
+}
+
+/// What remains of agents that gave their places up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Retired {
+    agents: u64,
+    sequence: SequenceCounts,
+    agent_drops: u64,
+}
+
 /// Every agent that was heard, up to a limit.
 #[derive(Debug)]
 pub struct Agents {
     agents: DashMap<AgentKey, Arc<Agent>>,
+    silent: Mutex<Silent>,
+    retired: Mutex<Retired>,
     agents_max: usize,
     sources_max: usize,
     sequence_window: u32,
@@ -409,6 +530,8 @@ impl Agents {
     pub fn new(agents_max: usize, sources_max: usize) -> Agents {
         Agents {
             agents: DashMap::new(),
+            silent: Mutex::default(),
+            retired: Mutex::default(),
             agents_max,
             sources_max,
             sequence_window: WINDOW,
@@ -449,20 +572,21 @@ impl Agents {
         agents
     }
 
-    /// Sums over all agents of what the numbers tell, and of the agents' own drops.
+    /// Agents that were silent for [`AGENT_SILENT_MILLIS`] and gave their place to another one.
+    pub fn retired(&self) -> u64 {
+        lock(&self.retired).agents
+    }
+
+    /// Sums of what the numbers tell, and of the agents' own drops, over all agents that there
+    /// were.
     pub fn sequence_counts(&self) -> (SequenceCounts, u64) {
-        let mut sum = SequenceCounts::default();
-        let mut agent_drops = 0;
+        let Retired { mut sequence, mut agent_drops, .. } = *lock(&self.retired);
         for agent in &self.agents {
             let state = agent.state();
-            let counts = state.sequence.counts();
-            sum.gaps += counts.gaps;
-            sum.late += counts.late;
-            sum.duplicates += counts.duplicates;
-            sum.resets += counts.resets;
+            sequence.merge(state.sequence.counts());
             agent_drops += state.agent_drops();
         }
-        (sum, agent_drops)
+        (sequence, agent_drops)
     }
 
     fn find(&self, key: AgentKey, source: IpAddr, stamp_millis: u64) -> Option<Arc<Agent>> {
@@ -470,7 +594,7 @@ impl Agents {
             return Some(agent.clone());
         }
         // Workers may pass the limit together, by one agent each.
-        if self.agents.len() >= self.agents_max {
+        if self.agents.len() >= self.agents_max && !self.retire_one(stamp_millis) {
             return None;
         }
         let agent = self.agents.entry(key).or_insert_with(|| {
@@ -484,12 +608,61 @@ impl Agents {
                 foreign: None,
                 first_seen_millis: stamp_millis,
                 last_seen_millis: stamp_millis,
-                foreign_logged: false,
+                foreign_logged_millis: None,
                 egress_logged: false,
+                retired: false,
             };
             Arc::new(Agent { key, state: Mutex::new(state) })
         });
         Some(agent.clone())
+    }
+
+    /// Takes its place from the agent that was silent longest, if one was for long enough.
+    ///
+    /// Whoever invents agents makes this run for each of them. All agents are therefore looked at
+    /// only when it is known that one of them can be silent by then.
+    #[cold]
+    fn retire_one(&self, stamp_millis: u64) -> bool {
+        let silent_since =
+            |last_seen_millis: u64| last_seen_millis + AGENT_SILENT_MILLIS <= stamp_millis;
+        let mut silent = lock(&self.silent);
+        loop {
+            if silent.agents.is_empty() {
+                if stamp_millis < silent.look_again_millis {
+                    return false;
+                }
+                let mut agents: Vec<_> = self
+                    .agents
+                    .iter()
+                    .map(|agent| (agent.state().last_seen_millis, agent.key))
+                    .collect();
+                agents.sort_unstable_by(|a, b| b.cmp(a));
+                let oldest = agents.last().map_or(stamp_millis, |&(last_seen, _)| last_seen);
+                let none = !silent_since(oldest);
+                silent.look_again_millis =
+                    if none { oldest + AGENT_SILENT_MILLIS } else { stamp_millis + 1_000 };
+                agents.retain(|&(last_seen, _)| silent_since(last_seen));
+                silent.agents = agents;
+            }
+            let Some((_, key)) = silent.agents.pop() else { return false };
+            let retired = self.agents.remove_if(&key, |_, agent| {
+                let mut state = agent.state();
+                state.retired = silent_since(state.last_seen_millis);
+                state.retired
+            });
+            if let Some((_, agent)) = retired {
+                let mut state = agent.state();
+                let mut sums = lock(&self.retired);
+                sums.agents += 1;
+                sums.sequence.merge(state.sequence.counts());
+                sums.agent_drops += state.agent_drops();
+                // Desks may hold the agent for some time: without what takes memory.
+                state.sequence = Sequence::new(self.sequence_window);
+                let sources = std::mem::take(&mut state.sources);
+                self.sources.fetch_sub(sources.len(), Ordering::Relaxed);
+                return true;
+            }
+        }
     }
 
     fn log(&self, stamp_millis: u64, line: impl FnOnce() -> String) {
@@ -543,26 +716,51 @@ pub struct Notes {
 
 impl Notes {
     /// Notes a flow sample, and says where it was taken (an index of
-    /// [`AgentState::directions`]).
+    /// [`AgentState::directions`]) and what it stands for: its sampling rate, or the one that
+    /// the configuration has for the agent.
     #[inline]
-    pub fn flow_sample(&mut self, sample: &FlowSample<'_>) -> usize {
+    pub fn flow_sample(&mut self, sample: &FlowSample<'_>) -> (usize, u32) {
         self.totals.flow_samples += 1;
         let direction = direction(sample);
         self.directions[direction] += 1;
+        let rate = self.policy.sampling_rate.unwrap_or(sample.sampling_rate);
         if self.agent.is_some() {
             // There is no class of that number: such a source is taken for its neighbour.
             let source = sample.data_source.as_u64().min(NO_KEY - 1);
-            self.sources.entry(source).news.take(sample);
+            let news = &mut self.sources.entry(source).news;
+            if direction != EGRESS {
+                let rate = u64::from(rate);
+                let bytes = u64::from(sample.frame_length_bytes().unwrap_or(0)) * rate;
+                news.estimated_bytes = news.estimated_bytes.saturating_add(bytes);
+                news.estimated_packets += rate;
+            }
+            news.take(Entry {
+                number: sample.sequence_number,
+                drops: sample.drops,
+                sampling_rate: sample.sampling_rate,
+                pool: sample.sample_pool,
+            });
         }
-        direction
+        (direction, rate)
     }
 
     fn fold(&mut self, agents: &Agents) {
         lock(&agents.totals).merge(&self.totals);
-        if let Some(agent) = self.agent.clone() {
-            self.fold_into(&agent, agents);
-        } else {
-            *lock(&agents.untracked_datagrams) += self.totals.datagrams;
+        match self.agent.clone() {
+            Some(agent) if self.fold_into(&agent, agents) => {}
+            // It was silent for so long that another agent has its place.
+            Some(agent) => {
+                let found = agents.find(agent.key, self.source_address, self.stamp_millis);
+                // Were that one retired at once, the next fold would find the one after it.
+                match found {
+                    Some(agent) => {
+                        self.fold_into(&agent, agents);
+                        self.agent = Some(agent);
+                    }
+                    None => self.fold_untracked(agents),
+                }
+            }
+            None => self.fold_untracked(agents),
         }
         self.totals = Totals::default();
         self.directions = [0; 3];
@@ -571,10 +769,21 @@ impl Notes {
         self.dirty = false;
     }
 
-    fn fold_into(&mut self, agent: &Agent, agents: &Agents) {
+    fn fold_untracked(&mut self, agents: &Agents) {
+        *lock(&agents.untracked_datagrams) += self.totals.datagrams;
+        for place in self.sources.iter_mut() {
+            place.news = SourceNews::after(place.news.sampling_rate, place.news.median_rate);
+        }
+    }
+
+    /// Whether the agent still has a place, and took the notes.
+    fn fold_into(&mut self, agent: &Agent, agents: &Agents) -> bool {
         let stamp = self.stamp_millis;
         let address = agent.key.address;
         let mut state = agent.state();
+        if state.retired {
+            return false;
+        }
         state.totals.merge(&self.totals);
         for (sum, news) in state.directions.iter_mut().zip(self.directions) {
             *sum += news;
@@ -598,8 +807,7 @@ impl Notes {
                 let before = (shared.rate_changes, shared.implausible_rates);
                 let old_rate = shared.sampling_rate;
                 shared.fold(news, stamp, agents.sequence_window);
-                let due = |logged: Option<u64>| logged.is_none_or(|at| stamp >= at + HOUR_MILLIS);
-                if shared.rate_changes > before.0 && due(shared.change_logged_millis) {
+                if shared.rate_changes > before.0 && is_due(shared.change_logged_millis, stamp) {
                     shared.change_logged_millis = Some(stamp);
                     let (rate, times) = (shared.sampling_rate, shared.rate_changes);
                     agents.log(stamp, || {
@@ -610,7 +818,9 @@ impl Notes {
                         )
                     });
                 }
-                if shared.implausible_rates > before.1 && due(shared.implausible_logged_millis) {
+                if shared.implausible_rates > before.1
+                    && is_due(shared.implausible_logged_millis, stamp)
+                {
                     shared.implausible_logged_millis = Some(stamp);
                     let (rate, median) = (shared.sampling_rate, shared.median_rate);
                     agents.log(stamp, || {
@@ -624,9 +834,7 @@ impl Notes {
                 }
                 news.median_rate = shared.median_rate;
             }
-            let SourceNews { sampling_rate, median_rate, .. } = *news;
-            let implausible = is_implausible(sampling_rate, median_rate);
-            *news = SourceNews { sampling_rate, median_rate, implausible, ..SourceNews::NONE };
+            *news = SourceNews::after(news.sampling_rate, news.median_rate);
         }
         if self.sources.len() > agents.sources_max {
             self.sources = Table::default();
@@ -634,13 +842,15 @@ impl Notes {
         if let Some((from, count)) = self.foreign {
             let sum = state.foreign.map_or(0, |(_, sum)| sum) + count;
             state.foreign = Some((from, sum));
-            if !state.foreign_logged {
-                state.foreign_logged = true;
+            if is_due(state.foreign_logged_millis, stamp) {
+                state.foreign_logged_millis = Some(stamp);
                 let first = state.source_address;
+                let count = sum;
                 agents.log(stamp, || {
                     format!(
-                        "agent {address}: datagrams come from {from} and from {first}: two \
-                         senders behind one agent address, or a forged one"
+                        "agent {address}: datagrams come from {from} and from {first} ({count} so \
+                         far are not from {first}): two senders behind one agent address, or a \
+                         forged one"
                     )
                 });
             }
@@ -658,6 +868,12 @@ impl Notes {
                 });
             }
         }
+        true
+    }
+
+    /// Whether they are of an agent that gave its place up, and say nothing more.
+    fn is_over(&self) -> bool {
+        !self.dirty && self.agent.as_ref().is_some_and(|agent| agent.state().retired)
     }
 }
 
@@ -669,6 +885,8 @@ pub struct Desk {
     notes: Vec<Notes>,
     /// Notes with news.
     dirty: Vec<usize>,
+    /// Notes on agents that gave their places up.
+    free: Vec<usize>,
     last: Option<(AgentKey, usize)>,
     /// Totals of datagrams without an agent: refused ones.
     nameless: Totals,
@@ -688,6 +906,7 @@ impl Desk {
             index: HashMap::default(),
             notes: vec![untracked],
             dirty: Vec::new(),
+            free: Vec::new(),
             last: None,
             nameless: Totals::default(),
             refused: HashMap::default(),
@@ -748,9 +967,10 @@ impl Desk {
                 Some(agent) => {
                     let first_source = agent.state().source_address;
                     let notes = Notes::new(Some(agent), policy.agent(key.address), first_source);
-                    self.notes.push(notes);
-                    self.index.insert(key, self.notes.len() - 1);
-                    self.notes.len() - 1
+                    let place = self.room();
+                    self.notes[place] = notes;
+                    self.index.insert(key, place);
+                    place
                 }
                 None => UNTRACKED,
             },
@@ -761,6 +981,20 @@ impl Desk {
         }
         self.last = Some((key, place));
         place
+    }
+
+    /// The place of notes that nobody needs: this desk's agents are no more than the registry's.
+    fn room(&mut self) -> usize {
+        if self.free.is_empty() && self.notes.len() > self.agents.agents_max {
+            let over = (UNTRACKED + 1..self.notes.len()).filter(|&at| self.notes[at].is_over());
+            self.free = over.collect();
+            let free: HashSet<usize, FixedState> = self.free.iter().copied().collect();
+            self.index.retain(|_, place| !free.contains(place));
+        }
+        self.free.pop().unwrap_or_else(|| {
+            self.notes.push(Notes::new(None, AgentPolicy::default(), IpAddr::from([0; 4])));
+            self.notes.len() - 1
+        })
     }
 
     /// Notes a datagram that was refused before its agent was known.
@@ -789,6 +1023,8 @@ impl Desk {
             return;
         }
         self.folded_millis = stamp_millis;
+        // There may be a place for it by then.
+        self.last = self.last.filter(|&(_, place)| place != UNTRACKED);
         for place in self.dirty.drain(..) {
             self.notes[place].fold(&self.agents);
         }
@@ -864,19 +1100,19 @@ mod tests {
         }
     }
 
+    fn entry(number: u32, sampling_rate: u32, drops: u32) -> Entry {
+        Entry { number, drops, sampling_rate, pool: 0 }
+    }
+
     fn source_after(samples: &[(u32, u32, u32)], per_fold: usize) -> SourceState {
         let mut state = SourceState::default();
         let mut news = SourceNews::NONE;
         for (fold, samples) in samples.chunks(per_fold).enumerate() {
             for &(number, rate, drops) in samples {
-                news.take(&sample(number, rate, drops));
+                news.take(entry(number, rate, drops));
             }
             state.fold(&news, fold as u64 * MINUTE_MILLIS, WINDOW);
-            news = SourceNews {
-                sampling_rate: news.sampling_rate,
-                median_rate: state.median_rate,
-                ..SourceNews::NONE
-            };
+            news = SourceNews::after(news.sampling_rate, state.median_rate);
         }
         state
     }
@@ -915,12 +1151,14 @@ mod tests {
                 let mut news = SourceNews::NONE;
                 (block * 200 + 1..=(block + 1) * 200)
                     .filter(|n| n % 2 == parity && !lost(n))
-                    .for_each(|n| news.take(&sample(n, 512, n * 100)));
+                    .for_each(|n| news.take(Entry { pool: n * 500, ..entry(n, 512, n * 100) }));
                 state.fold(&news, 0, WINDOW);
             }
         }
         assert_eq!((state.samples, state.sample_gaps), (3_600, 400));
         assert_eq!(state.agent_drops, 3_999 * 100, "from the first sample to the last");
+        assert_eq!(state.pool_packets, 3_999 * 500, "likewise");
+        assert_eq!(state.pool_samples, 3_599, "all but the first");
     }
 
     #[test]
@@ -934,6 +1172,100 @@ mod tests {
         let state = source_after(&samples, 5);
         assert_eq!((state.rate_changes, state.implausible_rates), (5, 2));
         assert_eq!(state.median_rate, 2_048);
+    }
+
+    #[test]
+    fn what_a_port_received_is_estimated_from_all_but_egress_samples() {
+        let agents = Arc::new(Agents::new(2, 3));
+        let mut desk = Desk::new(agents.clone());
+        let mut policy = Policy::default();
+        let framed = |number, output, length| FlowSample {
+            output: crate::decode::Interface { format: 0, value: output },
+            sampled_ethernet: Some(crate::decode::SampledEthernet {
+                frame_length_bytes: length,
+                source: crate::ixp::Mac::BROADCAST,
+                destination: crate::ixp::Mac::BROADCAST,
+                ether_type: 0x0806,
+            }),
+            ..sample(number, 100, 0)
+        };
+        let estimates = |desk: &mut Desk| {
+            desk.fold(0, true);
+            let state = agents.list()[0].state().clone();
+            let source = &state.sources[&DataSource { class: 0, index: 3 }];
+            (source.estimated_bytes, source.estimated_packets)
+        };
+        let from = IpAddr::from([198, 51, 100, 1]);
+        let take = |desk: &mut Desk, policy: &Policy, samples: &[FlowSample<'_>]| {
+            let notes = desk.datagram(&header(1, 1), from, 0, policy);
+            samples.iter().for_each(|sample| {
+                notes.flow_sample(sample);
+            });
+            estimates(desk)
+        };
+        // At ingress; without a length; at egress; neither.
+        let egress = FlowSample {
+            input: crate::decode::Interface { format: 0, value: 9 },
+            ..framed(3, 3, 5_000)
+        };
+        let unknown = FlowSample { output: egress.input, ..egress };
+        let samples = [framed(1, 4, 64), sample(2, 100, 0), egress, unknown];
+        assert_eq!(take(&mut desk, &policy, &samples), (506_400, 300));
+        // By the rate that the configuration has.
+        policy.other_agents.sampling_rate = Some(1_000);
+        desk.set_policy(&policy);
+        assert_eq!(take(&mut desk, &policy, &[framed(5, 4, 64)]), (570_400, 1_300));
+        // Absurd sums stop at the limit.
+        policy.other_agents.sampling_rate = Some(u32::MAX);
+        desk.set_policy(&policy);
+        let absurd = [framed(6, 4, u32::MAX), framed(7, 4, u32::MAX)];
+        assert_eq!(take(&mut desk, &policy, &absurd).0, u64::MAX);
+    }
+
+    /// Folds samples of rate 100 with their pools, so many at a time.
+    fn pools_after(samples: &[(u32, u32)], per_fold: usize) -> (u64, u64, u64) {
+        let mut state = SourceState::default();
+        for samples in samples.chunks(per_fold) {
+            let mut news = SourceNews::after(state.sampling_rate, state.median_rate);
+            for &(number, pool) in samples {
+                news.take(Entry { pool, ..entry(number, 100, 0) });
+            }
+            state.fold(&news, 0, WINDOW);
+        }
+        (state.pool_packets, state.pool_samples, state.pool_varied)
+    }
+
+    #[test]
+    fn the_pool_grows_by_what_went_by_lost_samples_included() {
+        for per_fold in [1, 3, 50] {
+            // Every other sample is lost: 200 packets for each that came. The pool wraps.
+            let lossy: Vec<_> =
+                (1..=50u32).map(|n| (2 * n, (200 * n + n % 2).wrapping_sub(1_000))).collect();
+            let (packets, samples, varied) = pools_after(&lossy, per_fold);
+            assert_eq!((packets, samples), (200 * 49 - 1, 49), "{per_fold}");
+            assert!(varied > 0, "{per_fold}");
+        }
+    }
+
+    #[test]
+    fn a_pool_made_up_from_the_numbers_does_not_vary() {
+        for per_fold in [1, 3, 50] {
+            let made_up: Vec<_> = (1..=50).filter(|n| n % 7 != 0).map(|n| (n, 100 * n)).collect();
+            assert_eq!(pools_after(&made_up, per_fold), (4_900, 42, 0), "{per_fold}");
+        }
+    }
+
+    #[test]
+    fn a_restart_is_no_growth_of_the_pool() {
+        let long: Vec<_> = (1..=10).map(|n| (9_000_000 + n, 7_000 + 101 * n)).collect();
+        let short: Vec<_> = (1..=10).map(|n| (n, 101 * n)).collect();
+        for per_fold in [1, 5, 10] {
+            let (packets, samples, _) = pools_after(&[&long[..], &short].concat(), per_fold);
+            assert_eq!(packets, 101 * samples, "{per_fold}");
+            assert!((9..=18).contains(&samples), "{per_fold}: {samples}");
+        }
+        // The pool alone begins anew.
+        assert_eq!(pools_after(&[(1, 5_000), (2, 0), (3, 99)], 1), (99, 1, 1));
     }
 
     fn header(agent: u8, number: u32) -> DatagramHeader {
@@ -996,5 +1328,101 @@ mod tests {
         desk.fold(0, true);
         let foreign = agents.list()[0].state().foreign;
         assert_eq!(foreign, Some(([198, 51, 100, 2].into(), 1)));
+    }
+
+    #[test]
+    fn a_second_sender_is_reported_again_after_an_hour_and_only_while_it_goes_on() {
+        let agents = Arc::new(Agents::new(2, 3));
+        let mut desk = Desk::new(agents.clone());
+        let policy = Policy::default();
+        let mut reported = Vec::new();
+        let half_hour = HOUR_MILLIS / 2;
+        for turn in 0..10 {
+            let stamp = turn * half_hour;
+            let sender = if turn > 6 { 1 } else { 1 + u8::from(turn > 0) };
+            desk.datagram(&header(1, 1), [198, 51, 100, sender].into(), stamp, &policy);
+            desk.fold(stamp, true);
+            let logged = agents.list()[0].state().foreign_logged_millis;
+            reported.extend(logged.filter(|_| logged == Some(stamp)).map(|at| at / half_hour));
+        }
+        assert_eq!(reported, [1, 3, 5]);
+    }
+
+    /// Hears one datagram of each agent, with a sample of one data source.
+    fn hear(desk: &mut Desk, agents: impl IntoIterator<Item = u8>, stamp_millis: u64) {
+        for agent in agents {
+            let header = header(agent, 1 + u32::try_from(stamp_millis / 1_000).unwrap());
+            let from = IpAddr::from([198, 51, 100, 1]);
+            desk.datagram(&header, from, stamp_millis, &Policy::default())
+                .flow_sample(&sample(1, 100, 0));
+        }
+        desk.fold(stamp_millis, true);
+    }
+
+    fn last_octets(agents: &Agents) -> Vec<u8> {
+        let octet = |agent: &Arc<Agent>| match agent.key.address {
+            IpAddr::V4(address) => address.octets()[3],
+            IpAddr::V6(_) => 0,
+        };
+        agents.list().iter().map(octet).collect()
+    }
+
+    #[test]
+    fn silent_agents_give_their_places_up_when_there_is_no_other_oldest_first() {
+        let agents = Arc::new(Agents::new(4, 4));
+        let mut desk = Desk::new(agents.clone());
+        hear(&mut desk, [1, 2, 3, 4], 0);
+        hear(&mut desk, [2], 10_000);
+        hear(&mut desk, [1, 4], 20_000);
+        // Nobody was silent for long enough.
+        hear(&mut desk, [5], AGENT_SILENT_MILLIS - 1);
+        assert_eq!(last_octets(&agents), [1, 2, 3, 4]);
+        assert_eq!(agents.untracked_datagrams(), 1);
+        // 3 was, and 2 was not.
+        hear(&mut desk, [5, 6], AGENT_SILENT_MILLIS + 5_000);
+        assert_eq!(last_octets(&agents), [1, 2, 4, 5]);
+        assert_eq!((agents.untracked_datagrams(), agents.retired()), (2, 1));
+        let five = agents.list()[3].state().clone();
+        assert_eq!((five.totals.datagrams, five.sources.len()), (1, 1), "its source has a place");
+        // Nobody asks for the places of the others, however long they are silent.
+        hear(&mut desk, [5], 100 * AGENT_SILENT_MILLIS);
+        assert_eq!(last_octets(&agents), [1, 2, 4, 5]);
+        assert_eq!(agents.totals().datagrams, 11, "totals are kept");
+        assert_eq!(agents.totals().flow_samples, 11);
+    }
+
+    #[test]
+    fn an_agent_that_is_heard_again_by_a_desk_that_knew_it_asks_for_a_place() {
+        let agents = Arc::new(Agents::new(2, 9));
+        let mut desks = [Desk::new(agents.clone()), Desk::new(agents.clone())];
+        hear(&mut desks[0], [1, 2], 0);
+        let stamp = AGENT_SILENT_MILLIS + 1_000;
+        hear(&mut desks[1], [3, 4], stamp);
+        assert_eq!(last_octets(&agents), [3, 4]);
+        // Both places are taken: counted, though not by agent.
+        hear(&mut desks[0], [1, 2], stamp + 1_000);
+        assert_eq!((last_octets(&agents), agents.untracked_datagrams()), (vec![3, 4], 2));
+        hear(&mut desks[0], [2, 1], stamp + AGENT_SILENT_MILLIS);
+        assert_eq!(last_octets(&agents), [1, 2]);
+        let one = agents.list()[0].state().clone();
+        assert_eq!((one.totals.datagrams, one.totals.flow_samples), (1, 1));
+        assert_eq!(agents.totals().datagrams, 8);
+    }
+
+    #[test]
+    fn invented_agents_take_neither_a_desks_memory_nor_the_sums() {
+        let agents = Arc::new(Agents::new(8, 100));
+        let mut desk = Desk::new(agents.clone());
+        for turn in 0..100u64 {
+            let first = u8::try_from(turn * 2).unwrap();
+            hear(&mut desk, first..first + 8, turn * AGENT_SILENT_MILLIS);
+            assert!(desk.notes.len() <= 1 + 8 && desk.index.len() <= 8, "{turn}");
+            assert!(agents.list().len() <= 8, "{turn}");
+        }
+        assert_eq!(agents.totals().datagrams, 800);
+        assert_eq!(agents.sources.load(Ordering::Relaxed), agents.list().len());
+        let resets = agents.list().into_iter().map(|a| a.state().sequence.counts().resets);
+        let (sums, _) = agents.sequence_counts();
+        assert!(resets.sum::<u64>() < sums.resets, "those of the retired are kept");
     }
 }

@@ -466,6 +466,16 @@ fn expanded_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
 }
 
 impl<'a> FlowSample<'a> {
+    /// Length of the packet in bytes, if a record tells it.
+    #[inline]
+    pub fn frame_length_bytes(&self) -> Option<u32> {
+        match (self.raw_packet_header, self.sampled_ethernet) {
+            (Some(raw), _) => Some(raw.frame_length_bytes),
+            (None, Some(ethernet)) => Some(ethernet.frame_length_bytes),
+            (None, None) => None,
+        }
+    }
+
     /// Reads the `count` records of a flow sample into it. Inlined, so that the sample need not
     /// go through memory.
     #[inline(always)]

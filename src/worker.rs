@@ -337,7 +337,7 @@ struct Sampled {
 impl Walk<'_> {
     #[inline]
     fn resolve(&mut self, sample: &FlowSample<'_>) -> Result<Hit, Loss> {
-        let direction = self.notes.flow_sample(sample);
+        let (direction, sampling_rate) = self.notes.flow_sample(sample);
         if sample.output.format == INTERFACE_FORMAT_DISCARDED {
             return Err(Loss::Discarded);
         }
@@ -346,7 +346,6 @@ impl Walk<'_> {
             Direction::Egress if direction == INGRESS => return Err(Loss::Direction),
             _ => {}
         }
-        let sampling_rate = self.notes.policy.sampling_rate.unwrap_or(sample.sampling_rate);
         if sampling_rate == 0 {
             return Err(Loss::RateZero);
         }

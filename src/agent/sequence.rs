@@ -52,6 +52,16 @@ pub struct SequenceCounts {
     pub resets: u64,
 }
 
+impl SequenceCounts {
+    /// Adds `other`.
+    pub(super) fn merge(&mut self, other: SequenceCounts) {
+        self.gaps += other.gaps;
+        self.late += other.late;
+        self.duplicates += other.duplicates;
+        self.resets += other.resets;
+    }
+}
+
 /// One datagram's place in its agent's stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Mark {

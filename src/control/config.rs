@@ -753,7 +753,8 @@ pub const KEYS: &[Key<Config>] = &[
         expected: "a number, 1 to 1000000",
         default: "4096",
         meaning: "Agents that are remembered at the most; the samples of others count, but \
-                  nothing is said about them.",
+                  nothing is said about them. Where all places are taken, an agent that was silent \
+                  for an hour gives its place to another one.",
         list: false,
         set: |config, text| keep(&mut config.agents_max, number(text, 1..=1_000_000)),
         show: |config| Some(shown_number(config.agents_max)),
