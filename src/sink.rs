@@ -25,16 +25,18 @@
 
 use std::io;
 
+use crate::finding::Finding;
 use crate::flush::Interval;
 
 mod feed;
 pub mod file;
+mod header;
 pub mod librrd;
 pub mod rrdcached;
 mod tree;
 pub mod writer;
 
-pub use feed::{Create, Feed, Lead, Outcome, Span, Update, push_rate};
+pub use feed::{Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
 pub use tree::{File, FileError, Tree};
 
 /// Seconds between two rows of the finest archive.
@@ -51,6 +53,9 @@ pub const XFILES_FACTOR: f64 = 0.5;
 
 /// Refusals that a [`Receipt`] names; further ones are only counted.
 pub const REFUSALS_MAX: usize = 16;
+
+/// The names of what [`Sink::findings`] says.
+pub const FINDINGS: &[&str] = &["files_left_alone"];
 
 /// How an archive condenses the values of its rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +106,7 @@ pub const ARCHIVES: [Archive; 8] = {
 };
 
 /// What became of an interval's updates: `updates` is the sum of `accepted`, `already_there`,
-/// `gone` and `refused`.
+/// `ahead`, `gone`, `refused` and `left_alone`.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Receipt {
     /// Files that the interval concerned.
@@ -110,10 +115,15 @@ pub struct Receipt {
     pub accepted: u64,
     /// Updates that the file had from an earlier attempt.
     pub already_there: u64,
+    /// Files that were updated by somebody else for a time after the interval: the incumbent
+    /// before a change-over, or a clock that was ahead. They are fed again once it is past.
+    pub ahead: u64,
     /// Idle pairs whose files have been deleted: nothing to do.
     pub gone: u64,
     /// Updates that are lost.
     pub refused: u64,
+    /// Files whose data sources are others than ours: they are not touched.
+    pub left_alone: u64,
     /// Files that were made.
     pub created: u64,
     /// The first refusals, [`REFUSALS_MAX`] at the most.
@@ -163,6 +173,11 @@ pub trait Sink: Send {
 
     /// Where it writes to, and how, for people.
     fn describe(&self) -> String;
+
+    /// What is to be said of the files at the moment, under the names of [`FINDINGS`].
+    fn findings(&self) -> Vec<Finding> {
+        Vec::new()
+    }
 }
 
 /// The file's last update, out of the message with which librrd and rrdcached refuse an update

@@ -39,8 +39,12 @@ pub struct WriteState {
     pub created: u64,
     /// Updates that were in their file already.
     pub already_there: u64,
+    /// Updates for files that somebody else updated for a later time.
+    pub ahead: u64,
     /// Updates that were refused.
     pub refused: u64,
+    /// Updates for files that have other data sources, and are left alone.
+    pub left_alone: u64,
     /// Attempts to write an interval that failed whole; it was kept.
     pub failures: u64,
     /// Intervals that were given up because the backlog was full or the daemon had to end.
@@ -136,6 +140,14 @@ impl State {
         self.write.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Puts `new` in the place of the findings with these names.
+    pub fn set_findings(&self, names: &[&str], new: Vec<Finding>) {
+        let mut findings = self.findings();
+        findings.retain(|finding| !names.contains(&finding.name));
+        findings.extend(new);
+        findings.sort_by(|one, other| other.level.cmp(&one.level).then_with(|| one.cmp(other)));
+    }
+
     /// What looks wrong at the moment, worst first.
     pub fn findings(&self) -> MutexGuard<'_, Vec<Finding>> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,6 +157,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::finding::Level;
 
     #[test]
     fn socket_drops_are_a_sum_or_unknown() {
@@ -154,5 +167,25 @@ mod tests {
         state.set_socket_drops(1, None);
         state.set_socket_drops(2, Some(3));
         assert_eq!(state.socket_drops(), Some(5));
+    }
+
+    #[test]
+    fn findings_of_a_name_take_the_place_of_those_before() {
+        let state = State::new(Agents::new(1, 1), 1);
+        let finding = |level, name| Finding {
+            level,
+            name,
+            subject: String::new(),
+            what: String::new(),
+            why: String::new(),
+            remedy: String::new(),
+        };
+        state.set_findings(&["a"], vec![finding(Level::Ok, "a")]);
+        state.set_findings(&["b"], vec![finding(Level::Fail, "b"), finding(Level::Warn, "b")]);
+        state.set_findings(&["a"], vec![finding(Level::Warn, "a")]);
+        let names: Vec<_> = state.findings().iter().map(|f| (f.level, f.name)).collect();
+        assert_eq!(names, [(Level::Fail, "b"), (Level::Warn, "a"), (Level::Warn, "b")]);
+        state.set_findings(&["a", "b"], Vec::new());
+        assert!(state.findings().is_empty());
     }
 }

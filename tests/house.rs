@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("state", &["agent", "finding"]),
     ("worker", &["agent", "count", "decode", "ixp", "loss", "receive", "resolve", "state"]),
     ("flush", &["count", "ixp", "resolve", "state", "worker"]),
-    ("sink", &["count", "flush", "ixp", "state"]),
+    ("sink", &["count", "finding", "flush", "ixp", "state"]),
     ("pipeline", &["flush", "receive", "resolve", "sink", "state", "worker"]),
     ("control", &["agent", "ixp", "receive", "resolve", "sink", "state"]),
     ("simulate", &["clock", "count", "flush", "ixp", "loss", "receive"]),

@@ -15,4 +15,5 @@ mod simulate;
 mod sink;
 mod spread;
 mod support;
+mod tree;
 mod truth;

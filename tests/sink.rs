@@ -19,11 +19,11 @@ use ixflow::sink::{ARCHIVES, Consolidation, Create, File, Receipt, Sink, SinkErr
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
 /// A multiple of a day, so that all archives' rows begin here.
-const START: u64 = 1_699_920_000;
+pub(crate) const START: u64 = 1_699_920_000;
 
 /// Bytes of IPv4 and IPv6 that a VLI sends to another in an interval: odd numbers, of every
 /// magnitude.
-fn bytes(source: u32, destination: u32, to_secs: u64) -> [u64; 2] {
+pub(crate) fn bytes(source: u32, destination: u32, to_secs: u64) -> [u64; 2] {
     let magnitude = 10u64.pow((source * 3 + destination) % 11);
     let noise = u64::from(source % 97 * 31 + destination % 97 * 7) + to_secs / 300 % 97;
     [noise * magnitude + 1, if (source + destination).is_multiple_of(2) { 0 } else { noise }]
@@ -33,7 +33,12 @@ fn packets(bytes: u64) -> u64 {
     bytes.div_ceil(700)
 }
 
-fn interval(vlis: &[u32], speakers: &[(u32, u32)], from_secs: u64, to_secs: u64) -> Interval {
+pub(crate) fn interval(
+    vlis: &[u32],
+    speakers: &[(u32, u32)],
+    from_secs: u64,
+    to_secs: u64,
+) -> Interval {
     let mut pairs: Vec<PairTraffic> = speakers
         .iter()
         .map(|&(source, destination)| {
@@ -55,44 +60,45 @@ fn interval(vlis: &[u32], speakers: &[(u32, u32)], from_secs: u64, to_secs: u64)
 }
 
 /// A sink on a tree of its own, with its daemon if it has one.
-struct Bench {
-    sink: Box<dyn Sink>,
-    daemon: Option<daemon::Rrdcached>,
-    directory: tempfile::TempDir,
+pub(crate) struct Bench {
+    pub(crate) sink: Box<dyn Sink>,
+    pub(crate) daemon: Option<daemon::Rrdcached>,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Bench {
-    fn root(&self) -> PathBuf {
+    pub(crate) fn root(&self) -> PathBuf {
         self.directory.path().canonicalize().unwrap().join("rrd tree")
     }
 
-    fn path(&self, file: File) -> PathBuf {
+    pub(crate) fn path(&self, file: File) -> PathBuf {
         file.path(&self.root())
     }
 
-    fn write(&mut self, interval: &Interval) -> Receipt {
+    pub(crate) fn write(&mut self, interval: &Interval) -> Receipt {
         let receipt = self.sink.write(interval).unwrap();
-        let Receipt { updates, accepted, already_there, gone, refused, .. } = receipt;
-        assert_eq!(updates, accepted + already_there + gone + refused);
+        let Receipt { updates, accepted, already_there, ahead, gone, refused, left_alone, .. } =
+            receipt;
+        assert_eq!(updates, accepted + already_there + ahead + gone + refused + left_alone);
         receipt
     }
 
     /// Gives everything in the tree to the owner of its root.
-    fn give_to_daemon(&self) {
+    pub(crate) fn give_to_daemon(&self) {
         let owner = fs::metadata(self.root()).unwrap().uid().to_string();
         let chown = Command::new("chown").args(["-R", &owner]).arg(self.root()).status().unwrap();
         assert!(chown.success());
     }
 
     /// Writes without any trouble.
-    fn write_well(&mut self, interval: &Interval) -> Receipt {
+    pub(crate) fn write_well(&mut self, interval: &Interval) -> Receipt {
         let receipt = self.write(interval);
         assert_eq!(receipt.accepted, receipt.updates, "{receipt:?}");
         receipt
     }
 
     /// The values of the row that ends at `end_secs`.
-    fn row(&self, file: File, consolidation: Consolidation, end_secs: u64) -> [f64; 2] {
+    pub(crate) fn row(&self, file: File, consolidation: Consolidation, end_secs: u64) -> [f64; 2] {
         let path = self.path(file);
         if let Some(daemon) = &self.daemon {
             daemon.flush(&path);
@@ -101,12 +107,12 @@ impl Bench {
         rows.iter().find(|row| row.end_secs == end_secs).unwrap().values
     }
 
-    fn average(&self, file: File, end_secs: u64) -> [f64; 2] {
+    pub(crate) fn average(&self, file: File, end_secs: u64) -> [f64; 2] {
         self.row(file, Consolidation::Average, end_secs)
     }
 }
 
-fn librrd() -> Bench {
+pub(crate) fn librrd() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("rrd tree");
     fs::create_dir(&root).unwrap();
@@ -124,7 +130,7 @@ fn settings(address: &Address, root: &Path) -> Settings {
     }
 }
 
-fn with_daemon(start: impl Fn(&Path) -> daemon::Rrdcached) -> Bench {
+pub(crate) fn with_daemon(start: impl Fn(&Path) -> daemon::Rrdcached) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("rrd tree");
     fs::create_dir(&root).unwrap();
@@ -155,7 +161,7 @@ fn with_daemon_of_nobody(options: &[&str]) -> Bench {
 
 /// Every way to write: alone; in batches, and pipelined as on the documented socket; over TCP;
 /// and where only the daemon can make files, with and without batches.
-fn benches() -> Vec<(&'static str, Bench)> {
+pub(crate) fn benches() -> Vec<(&'static str, Bench)> {
     let mut benches = vec![("librrd", librrd())];
     if daemon::is_installed() {
         let unix = |options| with_daemon(move |at| daemon::Rrdcached::start(at, options));
@@ -172,21 +178,21 @@ fn benches() -> Vec<(&'static str, Bench)> {
     benches
 }
 
-fn pair(protocol: IpProtocol, unit: Unit, vli: u32, peer: u32) -> File {
+pub(crate) fn pair(protocol: IpProtocol, unit: Unit, vli: u32, peer: u32) -> File {
     File::Pair { protocol, unit, vli: VliId(vli), peer: VliId(peer) }
 }
 
-fn bytes4(vli: u32, peer: u32) -> File {
+pub(crate) fn bytes4(vli: u32, peer: u32) -> File {
     pair(IpProtocol::V4, Unit::Bytes, vli, peer)
 }
 
-fn individual(vli: u32) -> File {
+pub(crate) fn individual(vli: u32) -> File {
     File::Individual { protocol: IpProtocol::V4, unit: Unit::Bytes, vli: VliId(vli) }
 }
 
 /// The stored rates stand for these totals, to the last digit but the few units in the last place
 /// by which librrd's parser of decimals errs.
-fn assert_rates(rates: [f64; 2], totals: [u64; 2], what: &str) {
+pub(crate) fn assert_rates(rates: [f64; 2], totals: [u64; 2], what: &str) {
     for (rate, total) in rates.into_iter().zip(totals) {
         let truth = total as f64 / 300.0;
         let ulps = rate.to_bits().abs_diff(truth.to_bits());

@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 
+use super::header::Fitness;
 use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
 use super::{HEARTBEAT_SECS, REFUSALS_MAX, Receipt, Refusal, STEP_SECS};
 use crate::count::Traffic;
+use crate::finding::{Finding, Level};
 use crate::flush::{Interval, PairTraffic};
 use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
 
@@ -119,6 +121,8 @@ pub struct Feed {
     fed: Option<Fed>,
     /// Files that refused their last update.
     lagging: HashSet<File>,
+    /// Number and first of the files that cannot be fed, and why.
+    unfit: Option<(usize, File, String)>,
 }
 
 #[derive(Debug)]
@@ -126,6 +130,13 @@ struct Fed {
     to_secs: u64,
     vlis: Vec<VliId>,
     tags: Vec<VlanTag>,
+}
+
+/// The updates of an interval that are not for the sink.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Walk {
+    /// Files that cannot be fed.
+    left_alone: u64,
 }
 
 /// What writing an interval did to the tree.
@@ -147,9 +158,14 @@ impl Outcome {
         self.found(update);
     }
 
-    /// A file had its update already.
-    pub fn already_there(&mut self, update: &Update) {
-        self.receipt.already_there += 1;
+    /// A file refused its update, because its last one was at `last_secs`, at the end of `span`
+    /// or later.
+    pub fn not_after(&mut self, update: &Update, span: &Span, last_secs: u64) {
+        if last_secs > span.to_secs {
+            self.receipt.ahead += 1;
+        } else {
+            self.receipt.already_there += 1;
+        }
         self.found(update);
     }
 
@@ -180,7 +196,7 @@ impl Outcome {
 impl Feed {
     /// For `tree`, making files as `create` says.
     pub fn new(tree: Tree, create: Create) -> Feed {
-        Feed { tree, create, fed: None, lagging: HashSet::new() }
+        Feed { tree, create, fed: None, lagging: HashSet::new(), unfit: None }
     }
 
     /// The tree.
@@ -188,9 +204,52 @@ impl Feed {
         &self.tree
     }
 
-    /// Reads the tree, the first time.
-    pub fn prepare(&mut self) -> io::Result<()> {
-        self.tree.scan()
+    /// Reads the tree, the first time, and looks at the files that `interval` is the first to
+    /// feed.
+    pub fn prepare(&mut self, interval: &Interval) -> io::Result<()> {
+        self.tree.scan()?;
+        let mut vlis = table_vlis(interval);
+        vlis.extend(interval.pairs.iter().flat_map(|pair| [pair.source, pair.destination]));
+        vlis.sort_unstable();
+        vlis.dedup();
+        let (mut differing, mut unfit) = (0, 0);
+        let standing = &mut self.unfit;
+        self.tree.examine(&vlis, |file, fitness| match fitness {
+            Fitness::Usual => {}
+            Fitness::Differs(how) => {
+                differing += 1;
+                if differing <= REFUSALS_MAX {
+                    tracing::info!("{file}: fed as it is: {how}");
+                }
+            }
+            Fitness::Unfit(why) => {
+                unfit += 1;
+                standing.get_or_insert_with(|| (0, file, why.clone())).0 += 1;
+                if unfit <= REFUSALS_MAX {
+                    tracing::warn!("{file}: left alone: {why}");
+                }
+            }
+        });
+        if differing > REFUSALS_MAX {
+            tracing::info!("{} more files are fed as they are", differing - REFUSALS_MAX);
+        }
+        if unfit > REFUSALS_MAX {
+            tracing::warn!("{} more files are left alone", unfit - REFUSALS_MAX);
+        }
+        Ok(())
+    }
+
+    /// What is to be said of the files.
+    pub fn findings(&self) -> Vec<Finding> {
+        let left_alone = self.unfit.as_ref().map(|(count, file, why)| Finding {
+            level: Level::Warn,
+            name: "files_left_alone",
+            subject: self.tree.root().display().to_string(),
+            what: format!("{count} files cannot be fed; of the first, {file}, {why}"),
+            why: "what their pairs exchange is not written".into(),
+            remedy: "move them away, and ixflow makes new ones at its next start".into(),
+        });
+        left_alone.into_iter().collect()
     }
 
     /// The interval's time stamps. If the interval before it was never written, the time before
@@ -210,9 +269,15 @@ impl Feed {
     }
 
     /// Records what writing `interval` came to.
-    pub fn commit(&mut self, interval: &Interval, outcome: Outcome) -> Receipt {
+    pub fn commit(&mut self, interval: &Interval, walk: Walk, outcome: Outcome) -> Receipt {
         let Outcome { mut receipt, found, gone, lagging } = outcome;
-        receipt.updates = receipt.accepted + receipt.already_there + receipt.gone + receipt.refused;
+        receipt.left_alone = walk.left_alone;
+        receipt.updates = receipt.accepted
+            + receipt.already_there
+            + receipt.ahead
+            + receipt.gone
+            + receipt.refused
+            + receipt.left_alone;
         self.tree.insert(&found);
         self.tree.remove(&gone);
         self.lagging = lagging;
@@ -230,7 +295,8 @@ impl Feed {
         &self,
         interval: &Interval,
         mut visit: impl FnMut(Update) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Walk, E> {
+        let mut walk = Walk::default();
         let span = self.span(interval);
         let table = table_vlis(interval);
         let rows = rows(&interval.pairs);
@@ -238,6 +304,10 @@ impl Feed {
         let aggregates = aggregates(interval, &sums);
         let fresh = self.fresh(&table);
         let mut emit = |file: File, totals: [u64; 2], known: bool| {
+            if !known && self.tree.is_unfit(&file) {
+                walk.left_alone += 1;
+                return Ok(());
+            }
             let hole = span.after_hole || self.missed(&file, &fresh);
             visit(Update { file, totals, known, hole })
         };
@@ -298,7 +368,7 @@ impl Feed {
                 }
             }
         }
-        Ok(())
+        Ok(walk)
     }
 
     /// VLIs that were not in the table when the last interval was written, sorted.
@@ -693,7 +763,7 @@ mod tests {
         let refused =
             Update { file: pairs[0].parse().unwrap(), totals: [0, 0], known: true, hole: false };
         outcome.refused(&refused, "locked");
-        feed.commit(&interval, outcome);
+        feed.commit(&interval, Walk::default(), outcome);
         let mut next = interval.clone();
         (next.from_secs, next.to_secs) = (interval.to_secs, interval.to_secs + 300);
         next.after_hole = false;
@@ -701,18 +771,19 @@ mod tests {
         let lines = values(&feed, &next);
         assert_eq!(lines[pairs[0]], "1700000400:U:U 1700000700:0:0");
         assert_eq!(lines[pairs[1]], "1700000400:U:U 1700000700:0:0");
-        feed.commit(&next, Outcome::default());
+        feed.commit(&next, Walk::default(), Outcome::default());
 
         // An interval that was dropped is a hole for all.
         (next.from_secs, next.to_secs) = (next.to_secs + 300, next.to_secs + 600);
         assert_eq!(values(&feed, &next)[pairs[0]], "1700001000:U:U 1700001300:0:0");
 
         // A new file in the middle of a step was silent before it, unless that is unknown.
-        feed.commit(&next, Outcome::default());
+        feed.commit(&next, Walk::default(), Outcome::default());
         (next.from_secs, next.to_secs) = (1_700_001_400, 1_700_001_600);
         next.from_secs = 1_700_001_300;
         assert_eq!(values(&feed, &next)[individual], "1700001600:0:0");
-        feed.commit(&Interval { to_secs: 1_700_001_400, ..next.clone() }, Outcome::default());
+        let before = Interval { to_secs: 1_700_001_400, ..next.clone() };
+        feed.commit(&before, Walk::default(), Outcome::default());
         next.from_secs = 1_700_001_400;
         assert_eq!(values(&feed, &next)[individual], "1700001400:0:0 1700001600:0:0");
         next.after_hole = true;

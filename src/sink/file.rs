@@ -63,8 +63,8 @@ pub const FILE_BYTES: u64 = {
     HEADER_BYTES as u64 + rows * 8 * DATA_SOURCES.len() as u64
 };
 
-const DS_DEF: usize = 128;
-const RRA_DEF: usize = DS_DEF + 120 * DATA_SOURCES.len();
+pub(super) const DS_DEF: usize = 128;
+pub(super) const RRA_DEF: usize = DS_DEF + 120 * DATA_SOURCES.len();
 const LIVE_HEAD: usize = RRA_DEF + 120 * ARCHIVES.len();
 const PDP_PREP: usize = LIVE_HEAD + 16;
 const CDP_PREP: usize = PDP_PREP + 112 * DATA_SOURCES.len();

@@ -23,8 +23,10 @@ use rrd::ops::graph::{self, Color};
 use rrd::ops::info::InfoValue;
 use rrd::ops::update::{BatchTime, Datum, Options, update_all};
 
+use crate::finding::Finding;
 use crate::flush::Interval;
 use crate::ixp::Unit;
+use crate::sink::header::{Fitness, examine};
 use crate::sink::{
     Consolidation, Create, DATA_SOURCES, Feed, File, Lead, Outcome, Receipt, Sink, SinkError, Span,
     Tree, Update, file, last_update_secs,
@@ -49,14 +51,14 @@ impl Librrd {
 impl Sink for Librrd {
     fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
         let root = self.feed.tree().root().to_owned();
-        self.feed.prepare().map_err(|error| SinkError::Unreachable {
+        self.feed.prepare(interval).map_err(|error| SinkError::Unreachable {
             target: root.display().to_string(),
             error,
         })?;
         let span = self.feed.span(interval);
         let mut outcome = Outcome::default();
         let mut again = Vec::new();
-        self.feed.try_each(interval, |update| {
+        let walk = self.feed.try_each(interval, |update| {
             match write_one(&root, &update, &span, &mut outcome) {
                 Ok(()) => {}
                 Err(reason) if is_locked(&reason) && again.len() < AGAIN_MAX => again.push(update),
@@ -69,11 +71,15 @@ impl Sink for Librrd {
                 outcome.refused(&update, reason);
             }
         }
-        Ok(self.feed.commit(interval, outcome))
+        Ok(self.feed.commit(interval, walk, outcome))
     }
 
     fn describe(&self) -> String {
         format!("RRD files below {}, with librrd", self.feed.tree().root().display())
+    }
+
+    fn findings(&self) -> Vec<Finding> {
+        self.feed.findings()
     }
 }
 
@@ -106,7 +112,7 @@ fn write_one(
         };
         match last_update_secs(&message) {
             Some(last) if last >= span.to_secs => {
-                outcome.already_there(update);
+                outcome.not_after(update, span, last);
                 return Ok(());
             }
             // The lead is there already, or the file is ahead of it.
@@ -128,7 +134,14 @@ fn write_one(
 fn make(path: &Path, span: &Span, outcome: &mut Outcome) -> Result<bool, String> {
     let made = file::create(path, span.creation_secs()).map_err(|error| error.to_string())?;
     outcome.receipt.created += u64::from(made);
-    Ok(made)
+    if made {
+        return Ok(true);
+    }
+    match examine(path) {
+        // Somebody else made it since we looked.
+        Fitness::Unfit(why) => Err(why),
+        _ => Ok(false),
+    }
 }
 
 fn update_file(path: &Path, update: &Update, span: &Span, lead: Lead) -> Result<(), RrdError> {

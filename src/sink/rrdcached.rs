@@ -47,7 +47,9 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::finding::Finding;
 use crate::flush::Interval;
+use crate::sink::header::{Fitness, examine};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
     ARCHIVES, Create, DATA_SOURCES, Feed, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS, Sink,
@@ -241,11 +243,15 @@ impl Sink for Rrdcached {
             self.address
         )
     }
+
+    fn findings(&self) -> Vec<Finding> {
+        self.feed.findings()
+    }
 }
 
 impl Rrdcached {
     fn write_once(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
-        self.feed.prepare().map_err(|error| SinkError::Unreachable {
+        self.feed.prepare(interval).map_err(|error| SinkError::Unreachable {
             target: self.feed.tree().root().display().to_string(),
             error,
         })?;
@@ -267,7 +273,7 @@ impl Rrdcached {
             lines: Vec::with_capacity(CHUNK_LINES * 256),
         };
         let mut chunk = Vec::with_capacity(CHUNK_LINES);
-        self.feed.try_each(interval, |update| {
+        let walk = self.feed.try_each(interval, |update| {
             chunk.push(Attempt::new(update));
             if chunk.len() == CHUNK_LINES { writer.write(&mut chunk) } else { Ok(()) }
         })?;
@@ -280,7 +286,7 @@ impl Rrdcached {
         }
         let Writer { connection, outcome, .. } = writer;
         self.connection = Some(connection);
-        Ok(self.feed.commit(interval, outcome))
+        Ok(self.feed.commit(interval, walk, outcome))
     }
 
     /// The connection, a new one if need be.
@@ -362,12 +368,22 @@ struct Attempt {
     second: bool,
     /// Why the file could not be made.
     reason: Option<String>,
+    /// Why the file cannot be fed.
+    unfit: Option<String>,
 }
 
 impl Attempt {
     fn new(update: Update) -> Attempt {
         let exists = update.known;
-        Attempt { update, exists, made: false, without_lead: false, second: false, reason: None }
+        Attempt {
+            update,
+            exists,
+            made: false,
+            without_lead: false,
+            second: false,
+            reason: None,
+            unfit: None,
+        }
     }
 
     fn lead(&self, span: &Span) -> Lead {
@@ -425,6 +441,9 @@ impl Writer<'_> {
                     }
                 }
             }
+            if attempt.unfit.is_some() {
+                continue;
+            }
             let lead = attempt.lead(&self.span);
             self.lines.extend_from_slice(b"UPDATE ");
             self.lines.extend_from_slice(self.prefix);
@@ -446,7 +465,11 @@ impl Writer<'_> {
         self.outcome.receipt.created += made;
 
         let mut next = Vec::new();
-        for (attempt, error) in chunk.into_iter().zip(errors) {
+        for (mut attempt, error) in chunk.into_iter().zip(errors) {
+            if let Some(why) = attempt.unfit.take() {
+                self.outcome.refused(&attempt.update, why);
+                continue;
+            }
             match error {
                 None => self.outcome.accepted(&attempt.update),
                 Some(error) => next.extend(self.resolve(attempt, error)?),
@@ -469,7 +492,7 @@ impl Writer<'_> {
         }
         if let Some(last) = last_update_secs(&error) {
             if last >= self.span.to_secs {
-                self.outcome.already_there(&attempt.update);
+                self.outcome.not_after(&attempt.update, &self.span, last);
                 return Ok(None);
             }
             if attempt.lead(&self.span) != Lead::None {
@@ -500,7 +523,11 @@ impl Writer<'_> {
         let path = attempt.update.file.path(self.tree.root());
         match file::create(&path, self.span.creation_secs()) {
             Ok(true) => self.outcome.receipt.created += 1,
-            Ok(false) => attempt.exists = true,
+            Ok(false) => match examine(&path) {
+                // Somebody else made it since we looked.
+                Fitness::Unfit(why) => attempt.unfit = Some(why),
+                _ => attempt.exists = true,
+            },
             Err(error) => attempt.reason = Some(error.to_string()),
         }
     }

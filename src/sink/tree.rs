@@ -1,11 +1,13 @@
 //! The files of the RRD tree: their names, and which there are.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::header::{Fitness, examine};
 use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
 
 /// Which files the RRD tree holds.
@@ -18,6 +20,10 @@ pub struct Tree {
     scanned: bool,
     // Sorted keys per protocol and unit.
     pub(super) files: [Vec<u64>; 4],
+    /// Files that cannot be fed, in the same form.
+    unfit: [Vec<u64>; 4],
+    /// VLIs whose files were looked at, per protocol and unit; all aggregates under one.
+    examined: [HashSet<u32>; 4],
 }
 
 impl Tree {
@@ -30,13 +36,24 @@ impl Tree {
         if !root.is_dir() {
             return Err(io::Error::from(io::ErrorKind::NotADirectory));
         }
-        Ok(Tree { root, local: true, scanned: false, files: Default::default() })
+        Ok(Tree::new(root, true))
     }
 
     /// A tree on the host of an rrdcached, which cannot be looked into: its files are known once
     /// they were written.
     pub fn remote(root: &Path) -> Tree {
-        Tree { root: root.into(), local: false, scanned: true, files: Default::default() }
+        Tree::new(root.into(), false)
+    }
+
+    fn new(root: PathBuf, local: bool) -> Tree {
+        Tree {
+            root,
+            local,
+            scanned: !local,
+            files: Default::default(),
+            unfit: Default::default(),
+            examined: Default::default(),
+        }
     }
 
     /// The canonical root.
@@ -82,20 +99,56 @@ impl Tree {
         self.len() == 0
     }
 
-    /// Whether `file` is there.
+    /// Whether `file` is there, and can be fed.
     pub fn contains(&self, file: &File) -> bool {
         self.files[file.slot()].binary_search(&file.key()).is_ok()
     }
 
-    pub(super) fn insert(&mut self, files: &[File]) {
-        for (keys, new) in self.files.iter_mut().zip(by_slot(files)) {
-            if !new.is_empty() {
-                keys.extend(new);
-                // Two sorted runs: the stable sort merges them.
-                keys.sort();
-                keys.dedup();
+    /// Whether `file` is there, and must be left alone.
+    pub fn is_unfit(&self, file: &File) -> bool {
+        let unfit = &self.unfit[file.slot()];
+        !unfit.is_empty() && unfit.binary_search(&file.key()).is_ok()
+    }
+
+    /// Looks at the files of these VLIs, and at the aggregates, as far as that was not done
+    /// before. Those that cannot be fed are not in the tree any more; `report` is told of all
+    /// that are not as we make them.
+    pub(super) fn examine(&mut self, vlis: &[VliId], mut report: impl FnMut(File, &Fitness)) {
+        if !self.local {
+            return;
+        }
+        let mut unfit = Vec::new();
+        for (protocol, unit) in families() {
+            let slot = slot(protocol, unit);
+            for &vli in vlis.iter().chain(&[VliId(u32::MAX)]) {
+                if !self.examined[slot].insert(vli.0) {
+                    continue;
+                }
+                let keys = &self.files[slot];
+                let start = keys.partition_point(|key| key >> 32 < u64::from(vli.0));
+                let of_vli = keys[start..].iter().take_while(|&key| key >> 32 == u64::from(vli.0));
+                for &key in of_vli {
+                    let file = File::from_key(protocol, unit, key);
+                    let fitness = examine(&file.path(&self.root));
+                    if fitness != Fitness::Usual {
+                        report(file, &fitness);
+                    }
+                    if matches!(fitness, Fitness::Unfit(_)) {
+                        unfit.push(file);
+                    }
+                }
             }
         }
+        self.set_unfit(&unfit);
+    }
+
+    fn set_unfit(&mut self, files: &[File]) {
+        self.remove(files);
+        merge(&mut self.unfit, files);
+    }
+
+    pub(super) fn insert(&mut self, files: &[File]) {
+        merge(&mut self.files, files);
     }
 
     pub(super) fn remove(&mut self, files: &[File]) {
@@ -225,6 +278,16 @@ impl File {
         slot(protocol, unit)
     }
 
+    /// The file of a key.
+    fn from_key(protocol: IpProtocol, unit: Unit, key: u64) -> File {
+        let (vli, peer) = (vli_of(key), peer_of(key));
+        match (vli.0, peer.0) {
+            (u32::MAX, tag) => File::Aggregate { protocol, unit, vlan: VlanTag::new(tag) },
+            (_, u32::MAX) => File::Individual { protocol, unit, vli },
+            _ => File::Pair { protocol, unit, vli, peer },
+        }
+    }
+
     /// Within a slot: the pairs of a VLI in the order of their peers, then its individual; behind
     /// all VLIs the aggregates. The id 2^32-1 is nobody's (IXP Manager counts up from 1).
     fn key(&self) -> u64 {
@@ -270,6 +333,10 @@ const fn pair_key(vli: VliId, peer: VliId) -> u64 {
     (vli.0 as u64) << 32 | peer.0 as u64
 }
 
+const fn vli_of(key: u64) -> VliId {
+    VliId((key >> 32) as u32)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the low half of a key is the peer")]
 pub(super) const fn peer_of(key: u64) -> VliId {
     VliId(key as u32)
@@ -291,6 +358,17 @@ pub(super) fn push_decimal(out: &mut Vec<u8>, mut number: u64, width: usize) {
 
 fn push_id(out: &mut Vec<u8>, id: u32) {
     push_decimal(out, u64::from(id), 5);
+}
+
+fn merge(slots: &mut [Vec<u64>; 4], files: &[File]) {
+    for (keys, new) in slots.iter_mut().zip(by_slot(files)) {
+        if !new.is_empty() {
+            keys.extend(new);
+            // Two sorted runs: the stable sort merges them.
+            keys.sort();
+            keys.dedup();
+        }
+    }
 }
 
 /// The files' keys, sorted, per protocol and unit.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::flush::Backlog;
 use crate::state::State;
 
-use super::{Receipt, Sink};
+use super::{FINDINGS, Receipt, Sink};
 
 /// First wait after a failure; doubled up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -39,6 +39,7 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
                 backlog.done();
                 let millis = started.elapsed().as_millis();
                 note(state, backlog, &receipt, u64::try_from(millis).unwrap_or(u64::MAX));
+                state.set_findings(FINDINGS, sink.findings());
                 state.write().last_to_secs = interval.to_secs;
                 if let Some(since) = failing_since.take() {
                     tracing::info!(
@@ -94,7 +95,9 @@ fn note(state: &State, backlog: &Backlog, receipt: &Receipt, millis: u64) {
     write.updates += receipt.updates;
     write.created += receipt.created;
     write.already_there += receipt.already_there;
+    write.ahead += receipt.ahead;
     write.refused += receipt.refused;
+    write.left_alone += receipt.left_alone;
     write.intervals_dropped = dropped;
     write.backlog = waiting;
     write.last_millis = millis;
