@@ -15,7 +15,7 @@ use foldhash::fast::FixedState;
 use crate::count::{Ledger, Traffic};
 use crate::ixp::VliId;
 use crate::resolve::Lan;
-use crate::state::Pulse;
+use crate::state::{GivenUp, Pulse, State};
 use crate::worker::{Epoch, Handover};
 
 /// What the fabric carried between two moments: the unit of work of a sink.
@@ -50,6 +50,8 @@ pub struct PairTraffic {
 #[derive(Debug)]
 struct Step {
     from_millis: u64,
+    /// Up to where it was observed.
+    to_millis: u64,
     pairs: HashMap<(VliId, VliId), Traffic, FixedState>,
 }
 
@@ -116,11 +118,15 @@ impl Flusher {
     }
 
     fn take(&mut self, handover: Handover) {
-        let Handover { worker, epoch, from_millis, to_millis, mut ledger, plan, last } = handover;
-        // Without a table nothing is observed: the first interval begins with the first table.
-        if plan.table.cell_count() > 0 {
+        let Handover { worker, epoch, from_millis, to_millis, mut ledger, plan, set_back, last } =
+            handover;
+        if set_back {
+            self.backlog.give_up_set_back(&ledger);
+        } else if plan.table.cell_count() > 0 {
+            // Without a table nothing is observed: the first interval begins with the first table.
             let step = self.step_at(from_millis, to_millis);
             step.from_millis = step.from_millis.min(from_millis);
+            step.to_millis = step.to_millis.max(to_millis);
             for (cell, traffic) in ledger.iter() {
                 step.pairs.entry(plan.table.vlis_of(cell)).or_default().merge(traffic);
             }
@@ -148,9 +154,11 @@ impl Flusher {
         // What comes too late for its step goes into the next: bytes are kept, not seconds.
         let next = self.covered_to_secs.map_or(0, |covered| covered / self.step_secs + 1);
         let end_secs = end.max(next) * self.step_secs;
-        self.steps
-            .entry(end_secs)
-            .or_insert_with(|| Step { from_millis, pairs: HashMap::default() })
+        self.steps.entry(end_secs).or_insert_with(|| Step {
+            from_millis,
+            to_millis,
+            pairs: HashMap::default(),
+        })
     }
 
     fn cut(&mut self) {
@@ -216,12 +224,20 @@ impl Flusher {
         let observed_secs = step.from_millis.div_ceil(1_000);
         let from_secs =
             self.covered_to_secs.map_or(observed_secs, |covered| covered.max(observed_secs));
+        // A hole begins where observation ended, not at the end of the step.
+        let observed_to_secs = step.to_millis.div_ceil(1_000);
+        let to_secs =
+            if observed_to_secs > from_secs { to_secs.min(observed_to_secs) } else { to_secs };
         if to_secs <= from_secs {
             // No second is left to spread the counts over: they go into the next step.
-            let next =
-                self.steps.entry((to_secs / self.step_secs + 1) * self.step_secs).or_insert_with(
-                    || Step { from_millis: step.from_millis, pairs: HashMap::default() },
-                );
+            let next = self
+                .steps
+                .entry((to_secs / self.step_secs + 1) * self.step_secs)
+                .or_insert_with(|| Step {
+                    from_millis: step.from_millis,
+                    to_millis: step.to_millis,
+                    pairs: HashMap::default(),
+                });
             for (pair, traffic) in step.pairs {
                 next.pairs.entry(pair).or_default().merge(&traffic);
             }
@@ -242,6 +258,21 @@ impl Flusher {
         });
         self.covered_to_secs = Some(to_secs);
     }
+}
+
+/// The sums of what is lost with some pairs.
+fn given_up<'a>(pairs: impl Iterator<Item = &'a Traffic>) -> GivenUp {
+    let mut lost = GivenUp::default();
+    for traffic in pairs {
+        let [samples4, samples6] = traffic.samples.map(u64::from);
+        lost.merge(&GivenUp {
+            pairs: 1,
+            samples: samples4 + samples6,
+            packets: traffic.packets[0].saturating_add(traffic.packets[1]),
+            bytes: traffic.bytes[0].saturating_add(traffic.bytes[1]),
+        });
+    }
+    lost
 }
 
 /// What happens when the backlog is full.
@@ -273,15 +304,16 @@ pub struct Backlog {
     changed: Condvar,
     limit: usize,
     when_full: WhenFull,
+    state: Arc<State>,
 }
 
 /// Pairs of all waiting intervals at the most, whatever their number: 1.2 GB.
 pub const BACKLOG_PAIRS_MAX: usize = 25_000_000;
 
 impl Backlog {
-    /// A backlog of at most `limit` intervals.
-    pub fn new(limit: usize, when_full: WhenFull) -> Backlog {
-        Backlog { queue: Mutex::default(), changed: Condvar::new(), limit, when_full }
+    /// A backlog of at most `limit` intervals; what is given up is told to `state`.
+    pub fn new(limit: usize, when_full: WhenFull, state: Arc<State>) -> Backlog {
+        Backlog { queue: Mutex::default(), changed: Condvar::new(), limit, when_full, state }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -313,6 +345,12 @@ impl Backlog {
         }
         queue.intervals.push_back(Arc::new(interval));
         self.changed.notify_all();
+    }
+
+    /// Counts a ledger that came while the clock was set back as lost.
+    fn give_up_set_back(&self, ledger: &Ledger) {
+        let lost = given_up(ledger.iter().map(|(_, traffic)| traffic));
+        self.state.write().clock_set_back.merge(&lost);
     }
 
     /// Says that nothing more will come.
@@ -363,6 +401,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::agent::Agents;
     use crate::count::Hit;
     use crate::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord, VlanTag};
     use crate::resolve::{MacTable, Plan, Policy};
@@ -383,16 +422,19 @@ mod tests {
         flusher: Flusher,
         backlog: Arc<Backlog>,
         epoch: Arc<Epoch>,
+        /// What is handed over came while the clock was set back.
+        set_back: bool,
     }
 
     impl Bench {
         fn new(workers: usize) -> Bench {
             let epoch = Arc::new(Epoch::new(plan(3)));
-            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest));
+            let state = Arc::new(State::new(Agents::new(1, 1), workers));
+            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest, state));
             let spares = (0..workers).map(|_| bounded(1).0).collect();
             let (_, handovers) = bounded(1);
             let flusher = Flusher::new(300, epoch.clone(), handovers, spares, backlog.clone());
-            Bench { flusher, backlog, epoch }
+            Bench { flusher, backlog, epoch, set_back: false }
         }
 
         /// Hands over `bytes` that VLI 100 sent to VLI 101.
@@ -419,6 +461,7 @@ mod tests {
                 to_millis,
                 ledger,
                 plan,
+                set_back: self.set_back,
                 last,
             });
         }
@@ -519,6 +562,30 @@ mod tests {
     }
 
     #[test]
+    fn a_hole_begins_where_observation_ended() {
+        let mut bench = Bench::new(2);
+        bench.hand_over(0, 0, (300_000, 450_300), 1);
+        bench.hand_over(1, 0, (300_000, 450_400), 2);
+        bench.hand_over(0, 0, (1_000_000, 1_200_000), 4);
+        bench.hand_over(1, 0, (1_000_000, 1_200_000), 8);
+        assert_eq!(bench.intervals(), [(300, 451, true, 3), (1_000, 1_200, true, 12)]);
+    }
+
+    #[test]
+    fn what_came_while_the_clock_was_set_back_is_given_up_by_name() {
+        let mut bench = Bench::new(1);
+        bench.hand_over(0, 0, (300_000, 450_000), 1);
+        bench.set_back = true;
+        bench.hand_over(0, 1, (450_000, 450_000), 70);
+        bench.set_back = false;
+        bench.hand_over(0, 1, (450_000, 600_000), 2);
+        assert_eq!(bench.intervals(), [(300, 600, true, 3)]);
+        let lost = bench.backlog.state.write().clock_set_back;
+        let expected = GivenUp { pairs: 1, samples: 1, packets: 1, bytes: 70 };
+        assert_eq!(lost, expected);
+    }
+
+    #[test]
     fn time_without_a_table_is_not_observed() {
         let mut bench = Bench::new(1);
         let full = bench.epoch.plan();
@@ -531,7 +598,8 @@ mod tests {
 
     #[test]
     fn a_full_backlog_drops_the_oldest_that_is_not_being_written() {
-        let backlog = Backlog::new(3, WhenFull::DropOldest);
+        let state = Arc::new(State::new(Agents::new(1, 1), 1));
+        let backlog = Backlog::new(3, WhenFull::DropOldest, state);
         for n in 0..5 {
             backlog.push(Interval {
                 from_secs: n,

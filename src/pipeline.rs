@@ -65,7 +65,7 @@ impl Pipeline {
         state: &Arc<State>,
     ) -> Result<Pipeline, PipelineError> {
         let epoch = Arc::new(Epoch::new(plan));
-        let backlog = Arc::new(Backlog::new(setup.backlog_max, setup.when_full));
+        let backlog = Arc::new(Backlog::new(setup.backlog_max, setup.when_full, state.clone()));
         let (out, handovers) = bounded(HANDOVERS_MAX);
         let mut spares = Vec::with_capacity(sources.len());
         let mut workers = Vec::with_capacity(sources.len());

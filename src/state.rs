@@ -28,6 +28,29 @@ pub struct TableState {
     pub failures: u64,
 }
 
+/// Counts that were made and reach no file.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct GivenUp {
+    /// Pairs of VLIs that had exchanged something, of each interval.
+    pub pairs: u64,
+    /// Samples.
+    pub samples: u64,
+    /// Packets that the samples stand for.
+    pub packets: u64,
+    /// Bytes that the samples stand for.
+    pub bytes: u64,
+}
+
+impl GivenUp {
+    /// Adds `other`.
+    pub fn merge(&mut self, other: &GivenUp) {
+        self.pairs = self.pairs.saturating_add(other.pairs);
+        self.samples = self.samples.saturating_add(other.samples);
+        self.packets = self.packets.saturating_add(other.packets);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
+}
+
 /// What was written.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct WriteState {
@@ -49,6 +72,8 @@ pub struct WriteState {
     pub failures: u64,
     /// Intervals that were given up because the backlog was full or the daemon had to end.
     pub intervals_dropped: u64,
+    /// What came while the clock was set back into time that had been counted.
+    pub clock_set_back: GivenUp,
     /// Intervals waiting.
     pub backlog: usize,
     /// How long the last interval took, in milliseconds.

@@ -26,6 +26,15 @@ use crate::state::State;
 /// than any switch forwards.
 const FRAME_BYTES: std::ops::RangeInclusive<u32> = 64..=16_384;
 
+/// A clock that is set back by no more than this stands still until it is where it was. What comes
+/// while it is further back belongs to time that is written, or will be: no file can take it.
+const SET_BACK_MAX_MILLIS: u64 = 5_000;
+
+/// Where nothing was received for longer than this, not even that there is nothing, the machine
+/// slept or its clock was set forward: what went by is not known, and must not be taken for
+/// silence. The step of the files, so that no interval is longer than their heartbeat.
+const GAP_MAX_MILLIS: u64 = 300_000;
+
 /// What the socket still holds when the daemon is told to stop is read, but no longer than this.
 const DRAIN_MILLIS: u64 = 500;
 
@@ -106,6 +115,8 @@ pub struct Handover {
     pub ledger: Ledger,
     /// What they were resolved by.
     pub plan: Arc<Plan>,
+    /// They came while the clock showed a time that was over: no file can take them.
+    pub set_back: bool,
     /// The worker has ended.
     pub last: bool,
 }
@@ -124,7 +135,12 @@ pub struct Worker<S> {
     /// Start of what the ledger covers; none before the first batch.
     from_millis: Option<u64>,
     boundary_millis: u64,
+    /// The time up to which was counted; it never falls.
     stamp_millis: u64,
+    /// What the clock showed at the last batch.
+    clock_millis: u64,
+    /// The clock is further behind the stamp than it may be.
+    set_back: bool,
     observed_millis: u64,
     out: Sender<Handover>,
     spares: Receiver<Ledger>,
@@ -160,6 +176,8 @@ impl<S: Source> Worker<S> {
             from_millis,
             boundary_millis: u64::MAX,
             stamp_millis: 0,
+            clock_millis: from_millis.unwrap_or_default(),
+            set_back: false,
             observed_millis: 0,
             out,
             spares,
@@ -219,21 +237,25 @@ impl<S: Source> Worker<S> {
         self.boundary_millis = (from_millis / self.step_millis + 1) * self.step_millis;
     }
 
-    /// Brings the time to `stamp_millis`: hands over what ends before.
+    /// Brings the time to `clock_millis`: hands over what ends before.
     #[inline]
-    fn advance(&mut self, stamp_millis: u64, epoch_number: u64) {
-        // A clock that is set back stands still until it is where it was.
-        let stamp_millis = stamp_millis.max(self.stamp_millis);
+    fn advance(&mut self, clock_millis: u64, epoch_number: u64) {
+        self.clock_millis = clock_millis;
         if self.from_millis.is_none() {
-            self.begin(stamp_millis);
+            self.begin(clock_millis);
         }
-        self.stamp_millis = stamp_millis;
-        if stamp_millis >= self.boundary_millis {
-            self.cross(stamp_millis);
+        if clock_millis < self.stamp_millis || self.set_back {
+            self.fall_back();
+        }
+        if clock_millis > self.stamp_millis {
+            let last_millis = std::mem::replace(&mut self.stamp_millis, clock_millis);
+            if clock_millis >= self.boundary_millis {
+                self.cross(last_millis);
+            }
         }
         if epoch_number != self.epoch_number {
             self.epoch_number = epoch_number;
-            self.hand_over(stamp_millis, false);
+            self.hand_over(self.stamp_millis, false);
             let plan = self.epoch.plan();
             if !Arc::ptr_eq(&plan, &self.plan) {
                 self.desk.set_policy(&plan.policy);
@@ -243,16 +265,37 @@ impl<S: Source> Worker<S> {
         }
     }
 
+    /// The clock shows less than it did: keeps what comes now apart from what was counted before,
+    /// until the clock is where it was.
     #[cold]
-    fn cross(&mut self, stamp_millis: u64) {
-        let boundary = self.boundary_millis;
-        self.hand_over(boundary, false);
-        // Nothing was received for over two steps: the machine slept, or its clock was set. What
-        // went by is not known, and must not be taken for silence.
-        if stamp_millis >= boundary + 2 * self.step_millis {
-            self.begin(stamp_millis);
+    fn fall_back(&mut self) {
+        let behind_millis = self.stamp_millis.saturating_sub(self.clock_millis);
+        let set_back = behind_millis > SET_BACK_MAX_MILLIS || (self.set_back && behind_millis > 0);
+        if set_back == self.set_back {
+            return;
+        }
+        self.hand_over(self.stamp_millis, false);
+        self.set_back = set_back;
+        // What the clock does it does to all workers: one says so.
+        match (self.number, set_back) {
+            (0, true) => tracing::error!(
+                "the clock was set back by {} s, into time that is counted already: what comes \
+                 until it is where it was reaches no file, and is counted as clock_set_back",
+                behind_millis.div_ceil(1_000)
+            ),
+            (0, false) => tracing::info!("the clock is where it was, and samples count again"),
+            _ => {}
+        }
+    }
+
+    #[cold]
+    fn cross(&mut self, last_millis: u64) {
+        if self.stamp_millis - last_millis > GAP_MAX_MILLIS {
+            self.hand_over(last_millis, false);
+            self.begin(self.stamp_millis);
         } else {
-            self.boundary_millis = (stamp_millis / self.step_millis + 1) * self.step_millis;
+            self.hand_over(self.boundary_millis, false);
+            self.boundary_millis = (self.stamp_millis / self.step_millis + 1) * self.step_millis;
         }
     }
 
@@ -270,6 +313,7 @@ impl<S: Source> Worker<S> {
             to_millis,
             ledger: std::mem::replace(&mut self.ledger, fresh),
             plan: self.plan.clone(),
+            set_back: self.set_back,
             last,
         };
         self.from_millis = Some(to_millis);
@@ -309,10 +353,10 @@ impl<S: Source> Worker<S> {
     /// Lets others see what was counted, once a second.
     #[inline]
     fn observe(&mut self, now: bool) {
-        let stamp_millis = self.stamp_millis;
-        if now || stamp_millis.saturating_sub(self.observed_millis) >= 1_000 {
-            self.observed_millis = stamp_millis;
-            self.desk.fold(stamp_millis, true);
+        // By the clock, which may be behind the stamp.
+        if now || self.clock_millis.abs_diff(self.observed_millis) >= 1_000 {
+            self.observed_millis = self.clock_millis;
+            self.desk.fold(self.stamp_millis, true);
             self.state.set_socket_drops(self.number, self.source.socket_drops());
         }
     }

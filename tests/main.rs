@@ -8,6 +8,7 @@ mod demo;
 mod docs;
 mod hostile;
 mod house;
+mod outage;
 mod replay;
 mod run;
 mod service;

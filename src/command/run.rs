@@ -593,6 +593,7 @@ struct Snapshot {
     created: u64,
     refused: u64,
     intervals_dropped: u64,
+    clock_set_back: u64,
 }
 
 impl Snapshot {
@@ -608,6 +609,7 @@ impl Snapshot {
             created: write.created,
             refused: write.refused,
             intervals_dropped: write.intervals_dropped,
+            clock_set_back: write.clock_set_back.samples,
         }
     }
 }
@@ -625,7 +627,7 @@ fn summary(state: &State, before: &Snapshot, when: &str) {
     tracing::info!(
         "{when}: datagrams={} samples={} counted={}{losses} sequence_gaps={} agent_drops={} \
          socket_drops={} updated={} created={} refused={} flush_millis={millis} \
-         backlog={waiting} intervals_dropped={}",
+         backlog={waiting} intervals_dropped={} clock_set_back={}",
         totals.datagrams,
         totals.flow_samples,
         totals.counted,
@@ -636,5 +638,6 @@ fn summary(state: &State, before: &Snapshot, when: &str) {
         now.created.saturating_sub(before.created),
         now.refused.saturating_sub(before.refused),
         now.intervals_dropped.saturating_sub(before.intervals_dropped),
+        now.clock_set_back.saturating_sub(before.clock_set_back),
     );
 }

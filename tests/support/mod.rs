@@ -1,6 +1,7 @@
 //! What several themes need.
 
 pub(crate) mod datagram;
+pub(crate) mod exchange;
 pub(crate) mod ixflow;
 pub(crate) mod path;
 pub(crate) mod rrdcached;

@@ -150,6 +150,12 @@ impl Running {
         self.clock.set_millis(millis);
     }
 
+    /// Sets the clock forward or back.
+    pub(crate) fn jump(&mut self, millis: u64) {
+        self.settle();
+        self.clock.set_millis(millis);
+    }
+
     /// Tells the path to stop, and waits until everything is written.
     pub(crate) fn stop(self) -> (Arc<State>, Result<(), PipelineError>) {
         self.pipeline.epoch().stop();
