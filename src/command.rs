@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+pub mod check;
 pub mod demo;
 pub mod replay;
 pub mod run;
@@ -11,10 +12,22 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// The exit codes of sysexits(3) that ixflow uses.
+/// The exit codes.
 mod exit_code {
+    use crate::finding::Level;
+
     /// Something went wrong while it ran.
     pub(super) const FAILURE: u8 = 1;
+
+    /// Those of `ixflow check`, which monitoring systems understand (Nagios plugins: OK, WARNING,
+    /// CRITICAL).
+    pub(super) const fn of(level: Level) -> u8 {
+        match level {
+            Level::Ok => 0,
+            Level::Warn => 1,
+            Level::Fail => 2,
+        }
+    }
 }
 
 #[derive(Parser)]
@@ -28,6 +41,8 @@ struct CommandLine {
 enum Command {
     /// Collects sFlow and keeps the RRD files, in the foreground.
     Run(run::Arguments),
+    /// Looks at settings, portal, RRD files and sockets, and says what is wrong and what mends it.
+    Check(check::Arguments),
     /// Takes captures through the same path, into RRD files or a table.
     Replay(replay::Arguments),
     /// Speaks sFlow as a synthetic fabric would.
@@ -39,6 +54,15 @@ enum Command {
 /// Runs the command of the command line.
 pub fn main() -> ExitCode {
     let result = match CommandLine::parse().command {
+        Command::Check(arguments) => {
+            return match check::run(&arguments) {
+                Ok(level) => ExitCode::from(exit_code::of(level)),
+                Err(error) => {
+                    eprintln!("ixflow: cannot print: {error}");
+                    ExitCode::from(exit_code::FAILURE)
+                }
+            };
+        }
         Command::Run(arguments) => run::run(&arguments).map_err(|error| error.to_string()),
         Command::Replay(arguments) => replay::run(&arguments).map_err(|error| error.to_string()),
         Command::Simulate(arguments) => {

@@ -45,7 +45,7 @@ const NO_TABLE_RETRY_SECS: u64 = 10;
 const CONFLICTS_MAX: usize = 10_000;
 
 /// The file in the state directory that a daemon locks, with its process id.
-const LOCK_FILE: &str = "ixflow.lock";
+pub(super) const LOCK_FILE: &str = "ixflow.lock";
 
 /// A signal to stop that follows another one within this time is its echo: timeout(1) and
 /// terminals tell the process and its group.

@@ -724,7 +724,15 @@ pub enum StateError {
         /// What the system says.
         source: io::Error,
     },
-    /// The file is not a table that ixflow wrote, or is damaged. It is out of the way now.
+    /// The file is not a table that ixflow wrote, or is damaged.
+    #[error("{}: {reason}", .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The same, and it is out of the way now.
     #[error("{}: {reason}; set aside as {}", .path.display(), .set_aside.display())]
     Refused {
         /// The file.
@@ -788,6 +796,28 @@ pub fn load_table(
     infrastructure: Option<InfrastructureId>,
 ) -> Result<Option<LastGood>, StateError> {
     let path = state_dir.join(STATE_FILE);
+    let reason = match read_table(state_dir, infrastructure) {
+        Ok(table) => return Ok(table),
+        Err(StateError::Damaged { reason, .. }) => reason,
+        Err(error) => return Err(error),
+    };
+    let set_aside = path.with_extension("json.bad");
+    match fs::rename(&path, &set_aside) {
+        Ok(()) => Err(StateError::Refused { path, set_aside, reason }),
+        Err(source) => Err(StateError::Io { path, doing: "be set aside", source }),
+    }
+}
+
+/// As [`load_table`], but leaves a file that is not a whole table where it is.
+///
+/// # Errors
+///
+/// The system refuses, or the file is not a whole table.
+pub fn read_table(
+    state_dir: &Path,
+    infrastructure: Option<InfrastructureId>,
+) -> Result<Option<LastGood>, StateError> {
+    let path = state_dir.join(STATE_FILE);
     let mut bytes = Vec::new();
     // Room for what is around the answer.
     let limit = ANSWER_BYTES_MAX + 64 * 1024;
@@ -796,19 +826,12 @@ pub fn load_table(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(StateError::Io { path, doing: "be read", source }),
     }
-    let reason = if bytes.len() > limit {
-        format!("longer than {limit} bytes")
-    } else {
-        match parse_state(&bytes, infrastructure) {
-            Ok(last) => return Ok(Some(last)),
-            Err(reason) => reason,
-        }
-    };
-    let set_aside = path.with_extension("json.bad");
-    match fs::rename(&path, &set_aside) {
-        Ok(()) => Err(StateError::Refused { path, set_aside, reason }),
-        Err(source) => Err(StateError::Io { path, doing: "be set aside", source }),
+    if bytes.len() > limit {
+        return Err(StateError::Damaged { path, reason: format!("longer than {limit} bytes") });
     }
+    parse_state(&bytes, infrastructure)
+        .map(Some)
+        .map_err(|reason| StateError::Damaged { path, reason })
 }
 
 fn parse_state(bytes: &[u8], infrastructure: Option<InfrastructureId>) -> Result<LastGood, String> {

@@ -157,6 +157,94 @@ pub struct Abilities {
     pub create: bool,
 }
 
+/// What a daemon allows on a socket, and what it says of itself, for `ixflow check`.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Inspection {
+    /// The commands of ours that are allowed, of UPDATE, CREATE, BATCH and FLUSH.
+    pub allowed: Vec<&'static str>,
+    /// Every command that it knows, allowed or not (HELP), which tells its version; empty where it
+    /// does not answer.
+    pub known: Vec<String>,
+    /// What it has done, by name (STATS); empty where that is not allowed.
+    pub stats: Vec<(String, u64)>,
+    /// Its answers to updates that are always too old, by file; empty where UPDATE is not allowed.
+    pub trials: Vec<(PathBuf, Trial)>,
+}
+
+/// A daemon's answer to an update that is always too old, and therefore changes nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trial {
+    /// It has opened the file for writing.
+    Writable,
+    /// The path is within its base directory (option -b), if it has one; there is no such file.
+    NoFile,
+    /// Whatever else it says.
+    Refused(String),
+}
+
+/// Asks a daemon what it allows, without a change to anything: commands without arguments, and
+/// updates of `files` with the stamp 1.
+///
+/// # Errors
+///
+/// It does not answer within `timeout`: it is not there, or replays its journal.
+pub fn inspect(
+    address: &Address,
+    files: &[PathBuf],
+    timeout: Duration,
+) -> Result<Inspection, SinkError> {
+    let stop = Arc::new(AtomicBool::new(false));
+    // A connection for each: an answer to an incomplete command may have a second line, by
+    // version.
+    let ask = |line: &[u8]| -> Result<Vec<String>, SinkError> {
+        let mut connection = Connection::open(address, timeout, &stop)?;
+        connection.wait.write_all(&mut connection.writer, line)?;
+        let first = connection.read_line()?;
+        let more = first.split(' ').next().and_then(|status| status.parse::<usize>().ok());
+        let mut lines = vec![first];
+        for _ in 0..more.unwrap_or(0).min(INSPECTION_LINES_MAX) {
+            lines.push(connection.read_line()?);
+        }
+        Ok(lines)
+    };
+    let mut inspection = Inspection::default();
+    for name in ["UPDATE", "CREATE", "FLUSH"] {
+        if ask(format!("{name}\n").as_bytes())?[0].starts_with("-1 Usage") {
+            inspection.allowed.push(name);
+        }
+    }
+    if ask(b"BATCH\n")?[0].starts_with('0') {
+        inspection.allowed.push("BATCH");
+    }
+    let name = |line: &String| line.split(' ').next().unwrap_or_default().to_owned();
+    inspection.known = ask(b"HELP\n")?.iter().skip(1).map(name).collect();
+    let figure = |line: &String| {
+        let (name, figure) = line.split_once(": ")?;
+        Some((name.to_owned(), figure.parse().ok()?))
+    };
+    inspection.stats = ask(b"STATS\n")?.iter().skip(1).filter_map(figure).collect();
+    if inspection.allowed.contains(&"UPDATE") {
+        for file in files {
+            let mut line = b"UPDATE ".to_vec();
+            push_escaped(&mut line, file);
+            line.extend_from_slice(b" 1:0:0\n");
+            let answer = ask(&line)?.swap_remove(0);
+            let trial = if last_update_secs(&answer).is_some() {
+                Trial::Writable
+            } else if answer.contains("No such file") {
+                Trial::NoFile
+            } else {
+                Trial::Refused(answer)
+            };
+            inspection.trials.push((file.clone(), trial));
+        }
+    }
+    Ok(inspection)
+}
+
+/// Lines of an answer that [`inspect`] reads.
+const INSPECTION_LINES_MAX: usize = 100;
+
 /// Writes through an rrdcached.
 #[derive(Debug)]
 pub struct Rrdcached {

@@ -86,9 +86,9 @@ impl Site {
         self.path("tree")
     }
 
-    /// The arguments of `ixflow run` that put the documented configuration into this directory:
+    /// The arguments of a command that put the documented configuration into this directory:
     /// paths and ports, and files instead of rrdcached. `set` has the last word.
-    fn arguments(&self, set: &[&str]) -> Vec<String> {
+    pub(crate) fn arguments(&self, command: &str, set: &[&str]) -> Vec<String> {
         let here = |key: &str, name: &str| format!("{key}={}", self.path(name).display());
         let mut settings = vec![
             format!("apibaseurl={}", self.base_url),
@@ -104,7 +104,7 @@ impl Site {
             settings.push((*setting).to_owned());
         }
         let config = self.path("ixpmanager.conf").display().to_string();
-        let mut arguments = vec!["run".to_owned(), "--config".to_owned(), config];
+        let mut arguments = vec![command.to_owned(), "--config".to_owned(), config];
         arguments.extend(settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]));
         arguments
     }
@@ -130,7 +130,7 @@ impl Site {
 
     fn try_start_as(&self, set: &[&str], more: impl FnOnce(&mut Command)) -> Ixflow {
         let mut command = ixflow();
-        command.args(self.arguments(set)).stderr(Stdio::piped());
+        command.args(self.arguments("run", set)).stderr(Stdio::piped());
         more(&mut command);
         let mut child = command.spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
