@@ -13,8 +13,8 @@ use crossbeam_channel::{Receiver, Sender};
 use foldhash::fast::FixedState;
 
 use crate::count::{Ledger, Traffic};
-use crate::ixp::VliId;
-use crate::resolve::Lan;
+use crate::ixp::{VlanTag, VliId};
+use crate::resolve::{Lan, MacTable};
 use crate::state::{GivenUp, Pulse, State};
 use crate::worker::{Epoch, Handover};
 
@@ -33,6 +33,9 @@ pub struct Interval {
     pub lans: Arc<[Lan]>,
     /// What source sent to destination, sorted by (source, destination), each once, none idle.
     pub pairs: Vec<PairTraffic>,
+    /// What was sent on each VLAN, by its tag, sorted, none idle: by the table with which it came,
+    /// where a VLI moved from one to another.
+    pub vlans: Vec<VlanTraffic>,
 }
 
 /// What one VLI sent to another.
@@ -46,13 +49,47 @@ pub struct PairTraffic {
     pub traffic: Traffic,
 }
 
+/// What was sent on the VLANs of a tag.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct VlanTraffic {
+    /// The tag.
+    pub vlan: VlanTag,
+    /// How much.
+    pub traffic: Traffic,
+}
+
+/// Sums of ledgers.
+#[derive(Default, Debug)]
+struct Counts {
+    pairs: HashMap<(VliId, VliId), Traffic, FixedState>,
+    vlans: BTreeMap<VlanTag, Traffic>,
+}
+
+impl Counts {
+    fn add(&mut self, ledger: &Ledger, table: &MacTable) {
+        for (cell, traffic) in ledger.iter() {
+            self.pairs.entry(table.vlis_of(cell)).or_default().merge(traffic);
+            self.vlans.entry(table.vlan_of(cell)).or_default().merge(traffic);
+        }
+    }
+
+    fn merge(&mut self, other: Counts) {
+        for (pair, traffic) in other.pairs {
+            self.pairs.entry(pair).or_default().merge(&traffic);
+        }
+        for (vlan, traffic) in other.vlans {
+            self.vlans.entry(vlan).or_default().merge(&traffic);
+        }
+    }
+}
+
 /// Counts of one step, as far as they were handed over.
 #[derive(Debug)]
 struct Step {
     from_millis: u64,
     /// Up to where it was observed.
     to_millis: u64,
-    pairs: HashMap<(VliId, VliId), Traffic, FixedState>,
+    counts: Counts,
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -127,9 +164,7 @@ impl Flusher {
             let step = self.step_at(from_millis, to_millis);
             step.from_millis = step.from_millis.min(from_millis);
             step.to_millis = step.to_millis.max(to_millis);
-            for (cell, traffic) in ledger.iter() {
-                step.pairs.entry(plan.table.vlis_of(cell)).or_default().merge(traffic);
-            }
+            step.counts.add(&ledger, &plan.table);
         }
         // The next ledger belongs to the plan of the worker's epoch.
         if epoch >= self.lans_epoch {
@@ -157,7 +192,7 @@ impl Flusher {
         self.steps.entry(end_secs).or_insert_with(|| Step {
             from_millis,
             to_millis,
-            pairs: HashMap::default(),
+            counts: Counts::default(),
         })
     }
 
@@ -196,7 +231,7 @@ impl Flusher {
     /// one before covered all.
     fn emit_rest(&mut self, to_secs: u64) {
         while let Some((&end_secs, step)) = self.steps.last_key_value() {
-            if step.pairs.is_empty() {
+            if step.counts.pairs.is_empty() {
                 self.steps.remove(&end_secs);
                 continue;
             }
@@ -204,9 +239,7 @@ impl Flusher {
                 // Into the step before, of which the last one is the sum in the end.
                 let Some((_, last)) = self.steps.pop_last() else { return };
                 if let Some(mut before) = self.steps.last_entry() {
-                    for (pair, traffic) in last.pairs {
-                        before.get_mut().pairs.entry(pair).or_default().merge(&traffic);
-                    }
+                    before.get_mut().counts.merge(last.counts);
                 }
                 continue;
             }
@@ -236,15 +269,13 @@ impl Flusher {
                 .or_insert_with(|| Step {
                     from_millis: step.from_millis,
                     to_millis: step.to_millis,
-                    pairs: HashMap::default(),
+                    counts: Counts::default(),
                 });
-            for (pair, traffic) in step.pairs {
-                next.pairs.entry(pair).or_default().merge(&traffic);
-            }
+            next.counts.merge(step.counts);
             return;
         }
-        let mut pairs: Vec<PairTraffic> = step
-            .pairs
+        let Counts { pairs, vlans } = step.counts;
+        let mut pairs: Vec<PairTraffic> = pairs
             .into_iter()
             .map(|((source, destination), traffic)| PairTraffic { source, destination, traffic })
             .collect();
@@ -255,6 +286,7 @@ impl Flusher {
             after_hole: self.covered_to_secs != Some(from_secs),
             lans: self.lans.clone(),
             pairs,
+            vlans: vlans.into_iter().map(|(vlan, traffic)| VlanTraffic { vlan, traffic }).collect(),
         });
         self.covered_to_secs = Some(to_secs);
     }
@@ -403,8 +435,8 @@ mod tests {
     use super::*;
     use crate::agent::Agents;
     use crate::count::Hit;
-    use crate::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord, VlanTag};
-    use crate::resolve::{MacTable, Plan, Policy};
+    use crate::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord};
+    use crate::resolve::{Plan, Policy};
 
     fn plan(vlis: u32) -> Plan {
         let records: Vec<_> = (0..vlis)
@@ -502,6 +534,31 @@ mod tests {
         bench.hand_over(0, 1, (700_000, 900_000), 1);
         bench.hand_over(1, 1, (700_100, 900_000), 1);
         assert_eq!(bench.intervals(), [(300, 600, true, 2), (600, 900, false, 4)]);
+    }
+
+    #[test]
+    fn what_came_before_a_table_belongs_to_its_vlan() {
+        let mut bench = Bench::new(2);
+        bench.hand_over(0, 0, (300_000, 400_000), 5);
+        bench.hand_over(1, 0, (300_000, 400_000), 7);
+        // The same VLIs on another VLAN, in the same step.
+        let records: Vec<_> = (0..3)
+            .map(|n| MacRecord {
+                infrastructure: InfrastructureId(1),
+                vlan: VlanTag::new(20),
+                mac: Mac::from_octets([2, 0, 0, 0, 0, n]),
+                vli: VliId(100 + u32::from(n)),
+            })
+            .collect();
+        let table = MacTable::build(&records).unwrap().0;
+        bench.epoch.set_plan(Arc::new(Plan { table, policy: Policy::default() }));
+        bench.hand_over(0, 1, (400_000, 600_000), 11);
+        bench.hand_over(1, 1, (400_000, 600_000), 13);
+        assert_eq!(bench.intervals(), [(300, 600, true, 36)]);
+        let queue = bench.backlog.lock();
+        let vlans = &queue.intervals[0].vlans;
+        let bytes: Vec<_> = vlans.iter().map(|v| (v.vlan.as_u16(), v.traffic.bytes[0])).collect();
+        assert_eq!(bytes, [(10, 12), (20, 24)]);
     }
 
     #[test]
@@ -607,6 +664,7 @@ mod tests {
                 after_hole: false,
                 lans: Arc::new([]),
                 pairs: Vec::new(),
+                vlans: Vec::new(),
             });
         }
         let order: Vec<_> = backlog.lock().intervals.iter().map(|i| i.from_secs).collect();

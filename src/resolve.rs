@@ -401,11 +401,20 @@ impl MacTable {
         Err(Loss::AcrossInfrastructures)
     }
 
-    /// The sender and the receiver of a ledger cell.
-    pub fn vlis_of(&self, cell: u32) -> (VliId, VliId) {
+    fn lan_of(&self, cell: u32) -> usize {
         // The first LAN's first cell is 0, so that at least one is not above `cell`; LANs are
         // never empty, so that first cells rise strictly.
-        let lan = self.first_cells.partition_point(|&first| first <= cell) - 1;
+        self.first_cells.partition_point(|&first| first <= cell) - 1
+    }
+
+    /// The VLAN that a ledger cell belongs to.
+    pub fn vlan_of(&self, cell: u32) -> VlanTag {
+        self.lans[self.lan_of(cell)].vlan
+    }
+
+    /// The sender and the receiver of a ledger cell.
+    pub fn vlis_of(&self, cell: u32) -> (VliId, VliId) {
+        let lan = self.lan_of(cell);
         let vlis = &self.lans[lan].vlis;
         let offset = (cell - self.first_cells[lan]) as usize;
         (vlis[offset / vlis.len()], vlis[offset % vlis.len()])

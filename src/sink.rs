@@ -12,7 +12,8 @@
 //!
 //! `traffic_in` of a p2p file is what the peer sent to the VLI that the file is named after, and
 //! `traffic_in` of an individual file what that VLI sent into the fabric: opposite directions,
-//! because the portal's graphs expect them so. An aggregate is the sum of its individuals.
+//! because the portal's graphs expect them so. An aggregate is what was sent on the VLANs of a tag,
+//! in and out alike.
 //!
 //! An interval becomes one update per file, in the order of the paths (a sorted walk is three
 //! times as fast in rrdcached's tree). Individuals and aggregates are always fed; a pair has files

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ixflow::count::Traffic;
-use ixflow::flush::{Interval, PairTraffic};
+use ixflow::flush::{Interval, PairTraffic, VlanTraffic};
 use ixflow::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 use ixflow::resolve::Lan;
 use ixflow::sink::librrd::{Librrd, fetch, graph_png};
@@ -56,7 +56,12 @@ pub(crate) fn interval(
         vlan: VlanTag::new(10),
         vlis: vlis.iter().copied().map(VliId).collect(),
     };
-    Interval { from_secs, to_secs, after_hole: false, lans: Arc::from([lan]), pairs }
+    let mut sum = Traffic::default();
+    for pair in &pairs {
+        sum.merge(&pair.traffic);
+    }
+    let vlans = vec![VlanTraffic { vlan: VlanTag::new(10), traffic: sum }];
+    Interval { from_secs, to_secs, after_hole: false, lans: Arc::from([lan]), pairs, vlans }
 }
 
 /// A sink on a tree of its own, with its daemon if it has one.

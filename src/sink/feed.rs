@@ -8,7 +8,7 @@ use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
 use super::{HEARTBEAT_SECS, REFUSALS_MAX, Receipt, Refusal, STEP_SECS};
 use crate::count::Traffic;
 use crate::finding::{Finding, Level};
-use crate::flush::{Interval, PairTraffic};
+use crate::flush::{Interval, PairTraffic, VlanTraffic};
 use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
 
 /// Files that are remembered as having missed an update, at the most.
@@ -301,7 +301,7 @@ impl Feed {
         let table = table_vlis(interval);
         let rows = rows(&interval.pairs);
         let sums = sums(&rows, &interval.pairs, &table);
-        let aggregates = aggregates(interval, &sums);
+        let aggregates = aggregates(interval);
         let fresh = self.fresh(&table);
         let mut emit = |file: File, totals: [u64; 2], known: bool| {
             if !known && self.tree.is_unfit(&file) {
@@ -313,9 +313,11 @@ impl Feed {
         };
 
         for (protocol, unit) in families() {
-            for (&vlan, both) in &aggregates {
+            for (&vlan, traffic) in &aggregates {
+                // Whatever somebody sends into a VLAN comes out of it.
+                let total = traffic.of(protocol, unit);
                 let file = File::Aggregate { protocol, unit, vlan };
-                emit(file, both.totals(protocol, unit), self.tree.contains(&file))?;
+                emit(file, [total, total], self.tree.contains(&file))?;
             }
             for (vli, both) in &sums {
                 let file = File::Individual { protocol, unit, vli: *vli };
@@ -493,25 +495,14 @@ fn sums(rows: &[Row], pairs: &[PairTraffic], table: &[VliId]) -> Vec<(VliId, Bot
     sums.into_iter().collect()
 }
 
-/// What the VLIs of every VLAN exchanged, by tag; a VLI counts once for a tag.
-fn aggregates(interval: &Interval, sums: &[(VliId, Both)]) -> BTreeMap<VlanTag, Both> {
-    let mut members: BTreeMap<VlanTag, Vec<VliId>> = BTreeMap::new();
-    for lan in interval.lans.iter() {
-        members.entry(lan.vlan).or_default().extend(&lan.vlis);
+/// What was sent on every VLAN of the table, and on every other that carried something.
+fn aggregates(interval: &Interval) -> BTreeMap<VlanTag, Traffic> {
+    let mut sums: BTreeMap<VlanTag, Traffic> =
+        interval.lans.iter().map(|lan| (lan.vlan, Traffic::default())).collect();
+    for VlanTraffic { vlan, traffic } in &interval.vlans {
+        sums.entry(*vlan).or_default().merge(traffic);
     }
-    let sum = |mut vlis: Vec<VliId>| {
-        vlis.sort_unstable();
-        vlis.dedup();
-        let mut total = Both::default();
-        for vli in vlis {
-            if let Ok(at) = sums.binary_search_by_key(&vli, |&(vli, _)| vli) {
-                total.sent.merge(&sums[at].1.sent);
-                total.received.merge(&sums[at].1.received);
-            }
-        }
-        total
-    };
-    members.into_iter().map(|(tag, vlis)| (tag, sum(vlis))).collect()
+    sums
 }
 
 /// Appends `total / secs` in decimals.
@@ -574,6 +565,17 @@ mod tests {
         PairTraffic { source: VliId(source), destination: VliId(destination), traffic }
     }
 
+    /// What the pairs sent, each on the VLAN of its source.
+    fn vlans(lans: &[Lan], pairs: &[PairTraffic]) -> Vec<VlanTraffic> {
+        let mut sums: BTreeMap<VlanTag, Traffic> = BTreeMap::new();
+        for pair in pairs {
+            if let Some(lan) = lans.iter().find(|lan| lan.vlis.contains(&pair.source)) {
+                sums.entry(lan.vlan).or_default().merge(&pair.traffic);
+            }
+        }
+        sums.into_iter().map(|(vlan, traffic)| VlanTraffic { vlan, traffic }).collect()
+    }
+
     fn interval(lans: &[Lan], pairs: &[PairTraffic]) -> Interval {
         Interval {
             from_secs: 1_700_000_100,
@@ -581,6 +583,7 @@ mod tests {
             after_hole: false,
             lans: Arc::from(lans),
             pairs: pairs.to_vec(),
+            vlans: vlans(lans, pairs),
         }
     }
 
@@ -681,6 +684,25 @@ mod tests {
         assert_eq!(
             of(&updates, "ipv4/bytes/aggregate/aggregate.ipv4.bytes."),
             [("vlan00010.rrd", [760, 760]), ("vlan00020.rrd", [0, 0])]
+        );
+    }
+
+    #[test]
+    fn a_vlan_that_left_the_table_has_what_it_carried_before() {
+        let mut interval = interval(&[lan(1, 20, &[1, 2])], &[pair(1, 2, [700, 0])]);
+        let Traffic { bytes, packets, samples } = interval.vlans[0].traffic;
+        let half = Traffic { bytes: [300, 0], packets, samples };
+        interval.vlans = vec![
+            VlanTraffic { vlan: VlanTag::new(10), traffic: half },
+            VlanTraffic {
+                vlan: VlanTag::new(20),
+                traffic: Traffic { bytes: [bytes[0] - 300, 0], ..half },
+            },
+        ];
+        let updates = updates(&feed(&[], Create::OnTraffic), &interval);
+        assert_eq!(
+            of(&updates, "ipv4/bytes/aggregate/aggregate.ipv4.bytes."),
+            [("vlan00010.rrd", [300, 300]), ("vlan00020.rrd", [400, 400])]
         );
     }
 
