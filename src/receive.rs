@@ -2,15 +2,17 @@
 //!
 //! Every worker owns sockets of its own, bound with `SO_REUSEPORT` to the same addresses; the
 //! kernel spreads the agents over them by a hash of addresses and ports, or their datagrams one by
-//! one where few agents send much ([`spread_datagrams`]). `recvmmsg(2)` takes up
+//! one where few agents send much ([`spread_datagrams`]). Sockets that somebody else bound or kept
+//! come in their place ([`UdpSockets::share`]), with what waits in them. `recvmmsg(2)` takes up
 //! to 64 datagrams a call. No control messages are asked for, because what the kernel dropped is
 //! read from `/proc/net/udp` by the socket's inode instead.
 
 pub mod capture;
 
+use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -146,28 +148,117 @@ fn open(
     socket.set_reuse_port_lb(true).map_err(failed("SO_REUSEPORT_LB"))?;
     #[cfg(not(target_os = "freebsd"))]
     socket.set_reuse_port(true).map_err(failed("SO_REUSEPORT"))?;
-    // SO_RCVBUFFORCE passes net.core.rmem_max, and needs CAP_NET_ADMIN (socket(7), Linux alone).
-    #[cfg(target_os = "linux")]
-    let forced = nix::sys::socket::setsockopt(
-        &socket,
-        nix::sys::socket::sockopt::RcvBufForce,
-        &receive_buffer_bytes,
-    )
-    .is_ok();
-    #[cfg(not(target_os = "linux"))]
-    let forced = false;
-    if !forced {
-        // FreeBSD refuses what is above kern.ipc.maxsockbuf, where Linux cuts it down silently:
-        // the largest power of two that is taken will do.
-        let mut bytes = receive_buffer_bytes;
-        while socket.set_recv_buffer_size(bytes).is_err() && bytes > 65_536 {
-            bytes /= 2;
-        }
+    if !force_receive_buffer(&socket, receive_buffer_bytes) {
+        ask_receive_buffer(&socket, receive_buffer_bytes);
     }
     socket.set_read_timeout(Some(WAIT)).map_err(failed("SO_RCVTIMEO"))?;
     socket.bind(&address.into()).map_err(failed("bind"))?;
     Ok(socket)
 }
+
+/// SO_RCVBUFFORCE passes net.core.rmem_max, and needs CAP_NET_ADMIN (socket(7), Linux alone).
+#[cfg(target_os = "linux")]
+fn force_receive_buffer(socket: &Socket, bytes: usize) -> bool {
+    use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
+    setsockopt(socket, RcvBufForce, &bytes).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn force_receive_buffer(_socket: &Socket, _bytes: usize) -> bool {
+    false
+}
+
+/// FreeBSD refuses what is above kern.ipc.maxsockbuf, where Linux cuts it down silently: the
+/// largest power of two that is taken will do.
+fn ask_receive_buffer(socket: &Socket, mut bytes: usize) {
+    while socket.set_recv_buffer_size(bytes).is_err() && bytes > 65_536 {
+        bytes /= 2;
+    }
+}
+
+/// Makes a socket that somebody else bound one of ours. Its buffer grows if it may, and never
+/// shrinks: a manager with more privileges may have given it more than this process can ask for.
+fn adopt(socket: UdpSocket, receive_buffer_bytes: usize) -> Result<Socket, ListenError> {
+    let address = socket.local_addr().unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into());
+    let failed = |step| move |source| ListenError { address, step, source };
+    let socket = Socket::from(socket);
+    socket.set_nonblocking(false).map_err(failed("O_NONBLOCK"))?;
+    socket.set_read_timeout(Some(WAIT)).map_err(failed("SO_RCVTIMEO"))?;
+    let granted = |socket: &Socket| socket.recv_buffer_size().unwrap_or(0) / BUFFER_SIZE_FACTOR;
+    if granted(&socket) < receive_buffer_bytes
+        && !force_receive_buffer(&socket, receive_buffer_bytes)
+    {
+        // What would be granted is seen on a socket that nobody needs.
+        let probe = new_socket(address, false)?;
+        ask_receive_buffer(&probe, receive_buffer_bytes);
+        if granted(&probe) > granted(&socket) {
+            ask_receive_buffer(&socket, receive_buffer_bytes);
+        }
+    }
+    Ok(socket)
+}
+
+/// `[::]` takes IPv4 too, unless an IPv4 address with the same port is listed.
+fn takes_v4(address: SocketAddr, addresses: &[SocketAddr]) -> bool {
+    address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        && !addresses.iter().any(|a| a.is_ipv4() && a.port() == address.port())
+}
+
+/// Opens what `address` of the list stands for.
+fn open_listed(
+    address: SocketAddr,
+    addresses: &[SocketAddr],
+    receive_buffer_bytes: usize,
+) -> Result<Socket, ListenError> {
+    let also_v4 = takes_v4(address, addresses);
+    match open(address, also_v4, receive_buffer_bytes) {
+        Err(error)
+            if also_v4
+                && matches!(
+                    error.source.raw_os_error().map(Errno::from_raw),
+                    Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
+                ) =>
+        {
+            open(v4_instead(address), false, receive_buffer_bytes)
+        }
+        socket => socket,
+    }
+}
+
+/// What `[::]` becomes where the system has no IPv6.
+fn v4_instead(address: SocketAddr) -> SocketAddr {
+    (Ipv4Addr::UNSPECIFIED, address.port()).into()
+}
+
+/// Whether a socket is what [`open_listed`] would open.
+fn is_listed(socket: &UdpSocket, address: SocketAddr, addresses: &[SocketAddr]) -> bool {
+    let Ok(local) = socket.local_addr() else { return false };
+    let also_v4 = takes_v4(address, addresses);
+    if local == address {
+        let only_v6 = || socket2::SockRef::from(socket).only_v6().ok();
+        address.is_ipv4() || only_v6() == Some(!also_v4)
+    } else {
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+        also_v4 && local == v4_instead(address) && UdpSocket::bind(any).is_err()
+    }
+}
+
+/// Gives each group of sockets to the workers, one after the other: as many workers as the
+/// largest group has sockets, at most `workers`.
+fn share_out(groups: impl IntoIterator<Item = Vec<Socket>>, workers: usize) -> Vec<UdpSockets> {
+    let groups: Vec<_> = groups.into_iter().collect();
+    let busy = groups.iter().map(Vec::len).max().unwrap_or(0).min(workers);
+    let mut shares: Vec<_> = (0..busy).map(|_| UdpSockets { sockets: Vec::new() }).collect();
+    for group in groups {
+        for (number, socket) in group.into_iter().enumerate() {
+            shares[number % busy].sockets.push(socket);
+        }
+    }
+    shares
+}
+
+/// Linux doubles what was asked for, for its bookkeeping, and reports the double (socket(7)).
+const BUFFER_SIZE_FACTOR: usize = if cfg!(target_os = "linux") { 2 } else { 1 };
 
 impl UdpSockets {
     /// Whether nobody listens on the addresses yet.
@@ -199,35 +290,77 @@ impl UdpSockets {
         addresses: &[SocketAddr],
         receive_buffer_bytes: usize,
     ) -> Result<UdpSockets, ListenError> {
-        let mut sockets = Vec::with_capacity(addresses.len());
+        let open = |&address| open_listed(address, addresses, receive_buffer_bytes);
+        Ok(UdpSockets { sockets: addresses.iter().map(open).collect::<Result<_, _>>()? })
+    }
+
+    /// The sockets of so many workers, each bound to all addresses.
+    ///
+    /// Sockets in `kept` that an earlier daemon bound to these addresses come first; they are all
+    /// read, even if there are more of them than workers. `forget` is called for the others, if
+    /// there are any, before something is bound.
+    pub fn bind_workers(
+        addresses: &[SocketAddr],
+        workers: usize,
+        receive_buffer_bytes: usize,
+        mut kept: Vec<UdpSocket>,
+        forget: impl FnOnce(Vec<UdpSocket>),
+    ) -> Result<Vec<UdpSockets>, ListenError> {
+        let mut groups = Vec::with_capacity(addresses.len());
         for &address in addresses {
-            let also_v4 = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-                && !addresses.iter().any(|a| a.is_ipv4() && a.port() == address.port());
-            let socket = match open(address, also_v4, receive_buffer_bytes) {
-                Err(error)
-                    if also_v4
-                        && matches!(
-                            error.source.raw_os_error().map(Errno::from_raw),
-                            Some(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL)
-                        ) =>
-                {
-                    open(([0, 0, 0, 0], address.port()).into(), false, receive_buffer_bytes)?
-                }
-                socket => socket?,
-            };
-            sockets.push(socket);
+            let mut group = Vec::with_capacity(workers);
+            for socket in kept.extract_if(.., |socket| is_listed(socket, address, addresses)) {
+                group.push(adopt(socket, receive_buffer_bytes)?);
+            }
+            groups.push(group);
         }
-        Ok(UdpSockets { sockets })
+        if !kept.is_empty() {
+            forget(kept);
+        }
+        let unbound = addresses.iter().zip(&groups).filter(|(_, group)| group.is_empty());
+        UdpSockets::check_unused(&unbound.map(|(&address, _)| address).collect::<Vec<_>>())?;
+        for (&address, group) in addresses.iter().zip(&mut groups) {
+            while group.len() < workers {
+                group.push(open_listed(address, addresses, receive_buffer_bytes)?);
+            }
+        }
+        Ok(share_out(groups, workers))
+    }
+
+    /// Shares sockets that somebody else bound out to at most so many workers: none binds more
+    /// (Linux refuses it to another user), and all are read.
+    pub fn share(
+        sockets: Vec<UdpSocket>,
+        workers: usize,
+        receive_buffer_bytes: usize,
+    ) -> Result<Vec<UdpSockets>, ListenError> {
+        let mut groups: BTreeMap<_, Vec<Socket>> = BTreeMap::new();
+        for socket in sockets {
+            let address = socket.local_addr().ok();
+            groups.entry(address).or_default().push(adopt(socket, receive_buffer_bytes)?);
+        }
+        Ok(share_out(groups.into_values(), workers))
+    }
+
+    /// The sockets, for whoever keeps them.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(AsFd::as_fd)
+    }
+
+    /// Datagrams that the kernel dropped on these sockets since they exist; `None` where it does
+    /// not say.
+    pub fn socket_drops(&self) -> Option<u64> {
+        drops_of(&self.inodes())
+    }
+
+    fn inodes(&self) -> Vec<u64> {
+        let stats = self.fds().filter_map(|fd| nix::sys::stat::fstat(fd).ok());
+        stats.map(|stat| stat.st_ino).collect()
     }
 
     /// Makes the buffers to read the sockets with.
     pub fn into_source(self, clock: Clock) -> UdpSource {
-        let inodes = self
-            .sockets
-            .iter()
-            .filter_map(|socket| nix::sys::stat::fstat(socket.as_fd()).ok())
-            .map(|stat| stat.st_ino)
-            .collect();
+        let inodes = self.inodes();
         let headers = self.sockets.iter().map(|_| MultiHeaders::preallocate(BATCH_MAX, None));
         UdpSource {
             inodes,
@@ -240,18 +373,20 @@ impl UdpSockets {
         }
     }
 
-    /// The addresses that the sockets are bound to.
+    /// The addresses that the sockets are bound to, each once.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
-        self.sockets.iter().filter_map(|socket| socket.local_addr().ok()?.as_socket()).collect()
+        let mut addresses = Vec::with_capacity(self.sockets.len());
+        for socket in &self.sockets {
+            let address = socket.local_addr().ok().and_then(|address| address.as_socket());
+            addresses.extend(address.filter(|address| !addresses.contains(address)));
+        }
+        addresses
     }
 
     /// The size of the smallest receive buffer, in bytes of payload and bookkeeping.
     pub fn receive_buffer_bytes(&self) -> usize {
-        // Linux doubles what was asked for, for its bookkeeping, and reports the double
-        // (socket(7)).
-        let doubled = if cfg!(target_os = "linux") { 2 } else { 1 };
         let sizes = self.sockets.iter().filter_map(|socket| socket.recv_buffer_size().ok());
-        sizes.min().unwrap_or(0) / doubled
+        sizes.min().unwrap_or(0) / BUFFER_SIZE_FACTOR
     }
 }
 
@@ -265,9 +400,31 @@ impl UdpSockets {
 ///
 /// The system has no such thing: Linux alone has.
 pub fn spread_datagrams(workers: &[UdpSockets]) -> Result<(), ListenError> {
-    let Some(worker) = workers.last().filter(|_| workers.len() > 1) else { return Ok(()) };
-    for (socket, address) in worker.sockets.iter().zip(worker.local_addresses()) {
-        attach_spread(socket, workers.len()).map_err(|source| ListenError {
+    spread(workers, attach_spread)
+}
+
+/// Lets the kernel's hash choose again, on sockets for which an earlier daemon may have attached
+/// another choice.
+///
+/// # Errors
+///
+/// None where the system has no such thing.
+pub fn spread_agents(workers: &[UdpSockets]) -> Result<(), ListenError> {
+    if cfg!(target_os = "linux") { spread(workers, attach_hash) } else { Ok(()) }
+}
+
+fn spread(
+    workers: &[UdpSockets],
+    attach: impl Fn(&Socket, usize) -> io::Result<()>,
+) -> Result<(), ListenError> {
+    let mut groups: BTreeMap<SocketAddr, (&Socket, usize)> = BTreeMap::new();
+    for socket in workers.iter().flat_map(|worker| &worker.sockets) {
+        if let Some(address) = socket.local_addr().ok().and_then(|address| address.as_socket()) {
+            groups.entry(address).or_insert((socket, 0)).1 += 1;
+        }
+    }
+    for (address, (socket, count)) in groups.into_iter().filter(|(_, (_, count))| *count > 1) {
+        attach(socket, count).map_err(|source| ListenError {
             address,
             step: "SO_ATTACH_REUSEPORT_CBPF",
             source,
@@ -282,20 +439,36 @@ pub fn spread_datagrams(workers: &[UdpSockets]) -> Result<(), ListenError> {
 /// while sockets are closed one after the other, the kernel falls back to its hash.
 #[cfg(target_os = "linux")]
 fn attach_spread(socket: &Socket, count: usize) -> io::Result<()> {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    attach_program(
+        socket,
+        &[
+            // Opcodes as `tcpdump -dd` prints them.
+            (0x30, 0, 0, 7),     // ldb [7]: the type of the agent address
+            (0x15, 2, 0, 2),     // jeq #2 (IPv6): over the next two
+            (0x20, 0, 0, 16),    // ld [16]
+            (0x05, 0, 0, 1),     // ja: over the next one
+            (0x20, 0, 0, 28),    // ld [28]
+            (0x94, 0, 0, count), // mod #count
+            (0x16, 0, 0, 0),     // ret a
+        ],
+    )
+}
+
+/// No index of a socket: the kernel falls back to its hash. (SO_DETACH_REUSEPORT_BPF does the same
+/// from Linux 5.3 on; nix does not have it.)
+#[cfg(target_os = "linux")]
+fn attach_hash(socket: &Socket, _count: usize) -> io::Result<()> {
+    attach_program(socket, &[(0x06, 0, 0, u32::MAX)]) // ret #-1
+}
+
+/// Attaches instructions of (opcode, jump if true, jump if false, operand).
+#[cfg(target_os = "linux")]
+fn attach_program(socket: &Socket, program: &[(u16, u8, u8, u32)]) -> io::Result<()> {
     use nix::libc::{sock_filter, sock_fprog};
 
-    let step = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    let mut program = [
-        // Opcodes as `tcpdump -dd` prints them.
-        step(0x30, 0, 0, 7),     // ldb [7]: the type of the agent address
-        step(0x15, 2, 0, 2),     // jeq #2 (IPv6): over the next two
-        step(0x20, 0, 0, 16),    // ld [16]
-        step(0x05, 0, 0, 1),     // ja: over the next one
-        step(0x20, 0, 0, 28),    // ld [28]
-        step(0x94, 0, 0, count), // mod #count
-        step(0x16, 0, 0, 0),     // ret a
-    ];
+    let step = |&(code, jt, jf, k)| sock_filter { code, jt, jf, k };
+    let mut program: Vec<_> = program.iter().map(step).collect();
     let len = u16::try_from(program.len()).unwrap_or(u16::MAX);
     let program = sock_fprog { len, filter: program.as_mut_ptr() };
     let option = nix::sys::socket::sockopt::AttachReusePortCbpf;
@@ -306,6 +479,9 @@ fn attach_spread(socket: &Socket, count: usize) -> io::Result<()> {
 fn attach_spread(_socket: &Socket, _count: usize) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "sflow_spread = datagram needs Linux"))
 }
+
+#[cfg(not(target_os = "linux"))]
+use attach_spread as attach_hash;
 
 impl UdpSource {
     fn take(&mut self, socket: usize, flags: MsgFlags) -> io::Result<()> {
@@ -356,7 +532,7 @@ impl Source for UdpSource {
             // Fair to all: the turn begins one socket later at every call.
             self.slots.clear();
             let wait = PollTimeout::try_from(WAIT).unwrap_or(PollTimeout::ZERO);
-            let mut ready = [false; 64];
+            let mut ready = vec![false; self.sockets.len()];
             {
                 let mut polled: Vec<PollFd<'_>> = self
                     .sockets
@@ -391,22 +567,26 @@ impl Source for UdpSource {
         Received { source, payload: &self.buffers[start..start + length], truncated }
     }
 
-    /// From the column `drops` of `/proc/net/udp` and `udp6` (proc_net_udp(5)).
     fn socket_drops(&self) -> Option<u64> {
-        let mut drops = None;
-        for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
-            let Ok(text) = std::fs::read_to_string(table) else { continue };
-            for line in text.lines().skip(1) {
-                let mut fields = line.split_ascii_whitespace();
-                let inode: Option<u64> = fields.nth(9).and_then(|field| field.parse().ok());
-                if inode.is_some_and(|inode| self.inodes.contains(&inode)) {
-                    let count: u64 = fields.nth(2).and_then(|f| f.parse().ok()).unwrap_or(0);
-                    *drops.get_or_insert(0) += count;
-                }
+        drops_of(&self.inodes)
+    }
+}
+
+/// From the column `drops` of `/proc/net/udp` and `udp6` (proc_net_udp(5)).
+fn drops_of(inodes: &[u64]) -> Option<u64> {
+    let mut drops = None;
+    for table in ["/proc/self/net/udp", "/proc/self/net/udp6"] {
+        let Ok(text) = std::fs::read_to_string(table) else { continue };
+        for line in text.lines().skip(1) {
+            let mut fields = line.split_ascii_whitespace();
+            let inode: Option<u64> = fields.nth(9).and_then(|field| field.parse().ok());
+            if inode.is_some_and(|inode| inodes.contains(&inode)) {
+                let count: u64 = fields.nth(2).and_then(|f| f.parse().ok()).unwrap_or(0);
+                *drops.get_or_insert(0) += count;
             }
         }
-        drops
     }
+    drops
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use crate::control::service::{self, Readiness};
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
-use crate::receive::{ListenError, Spread, UdpSockets, spread_datagrams};
+use crate::receive::{ListenError, Spread, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::librrd::Librrd;
 use crate::sink::rrdcached::{self, Address, Rrdcached};
@@ -131,7 +131,13 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
         Spread::Agent => agents,
         Spread::Datagram => agents.heard_in_parts(),
     };
-    let state = Arc::new(State::new(agents, config.workers));
+    let sources = service::listen(&config)?;
+    let workers = sources.len();
+    let state = Arc::new(State::new(agents, workers));
+    let begin = Snapshot {
+        socket_drops: sources.iter().filter_map(UdpSockets::socket_drops).sum(),
+        ..Snapshot::default()
+    };
     let table = saved.and_then(|saved| {
         let source = format!("the saved answer of {}", saved.url);
         keeper.take(saved, &source, &state)
@@ -139,14 +145,6 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let plan = Plan { table: table.unwrap_or_default(), policy: policy(&config) };
 
     let clock = Clock::System;
-    UdpSockets::check_unused(&config.listen)?;
-    let mut sources = Vec::with_capacity(config.workers);
-    for _ in 0..config.workers {
-        sources.push(UdpSockets::bind(&config.listen, config.receive_buffer_bytes)?);
-    }
-    if config.spread == Spread::Datagram {
-        spread_datagrams(&sources)?;
-    }
     let sockets = sources.first().map(|source| {
         let addresses: Vec<_> = source.local_addresses().iter().map(ToString::to_string).collect();
         (addresses.join(", "), source.receive_buffer_bytes())
@@ -169,10 +167,9 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
         .collect();
     let pipeline = Pipeline::start(sources, plan, setup, sink, &state)?;
     tracing::info!(
-        "ixflow {} listens on UDP {addresses} with {} workers (receive buffer {buffer_bytes} \
-         bytes each); table: {}; every {} s to {sink_name}",
+        "ixflow {} listens on UDP {addresses} with {workers} workers (receive buffer \
+         {buffer_bytes} bytes each); table: {}; every {} s to {sink_name}",
         env!("CARGO_PKG_VERSION"),
-        config.workers,
         describe_table(&state.table(), clock.now_millis() / 1_000),
         config.flush_secs,
     );
@@ -204,10 +201,10 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
                     }
                 } else {
                     stopping = Some(Instant::now());
-                    service::stopping();
                     tracing::info!("told to stop: flushing what was counted");
                     stop.store(true, Ordering::Relaxed);
                     epoch.stop();
+                    service::stopping();
                 }
             }
         })?;
@@ -229,13 +226,14 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
             .enable_all()
             .build()
             .map_err(RunError::Start)?;
-        spawn("control", move || runtime.block_on(control.run()))?;
+        let begin = begin.clone();
+        spawn("control", move || runtime.block_on(control.run(begin)))?;
     }
 
     service::start_watchdog(state.clone()).map_err(RunError::Start)?;
 
     let result = pipeline.join();
-    summary(&state, &Snapshot::default(), "in all");
+    summary(&state, &begin, "in all");
     result?;
     Ok(())
 }
@@ -441,8 +439,8 @@ struct Control {
 }
 
 impl Control {
-    async fn run(mut self) {
-        let mut snapshot = Snapshot::default();
+    async fn run(mut self, begin: Snapshot) {
+        let mut snapshot = begin;
         let mut summary_at = tokio::time::interval(Duration::from_secs(SUMMARY_SECS));
         summary_at.tick().await;
         let mut fetch_at = tokio::time::Instant::now();
@@ -583,7 +581,7 @@ impl Control {
 }
 
 /// Counters at one moment.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Snapshot {
     totals: Totals,
     sequence_gaps: u64,

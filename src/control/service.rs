@@ -1,18 +1,33 @@
-//! The service manager: readiness, reload, stop, status and watchdog, as systemd has them
-//! (sd_notify(3)).
+//! The service manager: readiness, reload, stop, status and watchdog (sd_notify(3)), and sockets
+//! that outlive the daemon (sd_listen_fds(3)), as systemd has them.
 //!
 //! A daemon that no service manager started (no `NOTIFY_SOCKET` in its environment) says nothing.
 //! A manager that does not listen is no reason to stop: what cannot be said is logged once.
+//!
+//! Sockets come from two sides. Those of a socket unit are all that the daemon listens on. Those
+//! that it binds itself it gives to the manager to keep (`FileDescriptorStoreMax=`), and finds them
+//! again at its next start. Either way they are open while no daemon runs, so that datagrams wait
+//! in their buffers for the next one.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use listenfd::ListenFd;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use sd_notify::NotifyState;
 
+use crate::control::config::Config;
+use crate::receive::{ListenError, Spread, UdpSockets, spread_agents, spread_datagrams};
 use crate::state::{Pulse, State};
+
+/// The name under which the manager keeps the sockets that the daemon bound.
+pub const KEPT_NAME: &str = "ixflow-udp";
 
 /// How long one interval may be in the writer's hands before it counts as stuck.
 ///
@@ -20,8 +35,132 @@ use crate::state::{Pulse, State};
 /// journal, and a slow disk is no reason for a restart, which would not make it faster.
 pub const WRITE_MAX: Duration = Duration::from_secs(3_600);
 
+/// Sockets in one message to the manager: Linux takes 253 (unix(7), SCM_RIGHTS).
+const FDS_PER_MESSAGE: usize = 64;
+
+/// How long the manager may take to close the sockets that it kept.
+const BARRIER_MILLIS: u16 = 5_000;
+
 /// Looks at the threads within the time after which the manager would act.
 const LOOKS: u32 = 4;
+
+/// The sockets of the workers: passed by the manager, or bound, and then kept by the manager.
+///
+/// # Errors
+///
+/// A socket cannot be had.
+pub fn listen(config: &Config) -> Result<Vec<UdpSockets>, ListenError> {
+    let (kept, activated) = passed_sockets();
+    let adopted = kept.len() + activated.len();
+    let activation = !activated.is_empty();
+    let sockets = if activation {
+        if !kept.is_empty() {
+            forget(kept);
+        }
+        let elsewhere: BTreeSet<SocketAddr> = activated
+            .iter()
+            .filter_map(|socket| socket.local_addr().ok())
+            .filter(|address| !config.listen.contains(address))
+            .collect();
+        if !elsewhere.is_empty() {
+            let elsewhere: Vec<_> = elsewhere.iter().map(ToString::to_string).collect();
+            tracing::warn!(
+                "the service manager's sockets are bound to {}: sflow_listen is not used",
+                elsewhere.join(", ")
+            );
+        }
+        let sockets = UdpSockets::share(activated, config.workers, config.receive_buffer_bytes)?;
+        if sockets.len() < config.workers {
+            tracing::warn!(
+                "the service manager passed {} sockets for {} workers: {0} workers; list each \
+                 address as often as there are to be workers (ListenDatagram= in ixflow.socket), \
+                 or set sflow_workers",
+                sockets.len(),
+                config.workers
+            );
+        }
+        sockets
+    } else {
+        let Config { listen, workers, receive_buffer_bytes, .. } = config;
+        UdpSockets::bind_workers(listen, *workers, *receive_buffer_bytes, kept, forget)?
+    };
+    if config.spread == Spread::Datagram {
+        spread_datagrams(&sockets)?;
+    } else if adopted > 0 {
+        spread_agents(&sockets)?;
+    }
+    if adopted > 0 {
+        let drops: u64 = sockets.iter().filter_map(UdpSockets::socket_drops).sum();
+        tracing::info!(
+            "took {adopted} sockets over from the service manager; the kernel has dropped {drops} \
+             datagrams on them so far, which are not counted again"
+        );
+    }
+    if !activation {
+        keep(&sockets);
+    }
+    Ok(sockets)
+}
+
+/// The UDP sockets that the manager passed: those that it kept for an earlier daemon, and those
+/// that are its own.
+fn passed_sockets() -> (Vec<UdpSocket>, Vec<UdpSocket>) {
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<_> = names.split(':').collect();
+    let mut passed = ListenFd::from_env();
+    let (mut kept, mut activated) = (Vec::new(), Vec::new());
+    for number in 0..passed.len() {
+        let name = names.get(number).copied().unwrap_or_default();
+        match passed.take_udp_socket(number) {
+            Ok(Some(socket)) if name == KEPT_NAME => kept.push(socket),
+            Ok(Some(socket)) => activated.push(socket),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!("the service manager passed something else ({name:?}): {error}");
+            }
+        }
+    }
+    (kept, activated)
+}
+
+/// Gives the sockets to the manager to keep. It does not take one twice.
+fn keep(sockets: &[UdpSockets]) {
+    let fds: Vec<BorrowedFd<'_>> = sockets.iter().flat_map(UdpSockets::fds).collect();
+    for fds in fds.chunks(FDS_PER_MESSAGE) {
+        let message = [
+            NotifyState::FdStore,
+            NotifyState::FdName(KEPT_NAME),
+            // An error of one datagram is no reason to close the socket.
+            NotifyState::Custom("FDPOLL=0"),
+        ];
+        if let Err(error) = sd_notify::notify_with_fds(&message, fds) {
+            say_once(&error);
+        }
+    }
+}
+
+/// Closes sockets that an earlier daemon was bound to, and waits until the manager has closed its
+/// own copies, so that their addresses are free.
+fn forget(kept: Vec<UdpSocket>) {
+    let addresses: BTreeSet<_> = kept.iter().filter_map(|kept| kept.local_addr().ok()).collect();
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    tracing::info!("no longer listens on {}", addresses.join(", "));
+    drop(kept);
+    tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT_NAME)]);
+    // The manager closes what it gets with BARRIER=1 when it has seen all before (sd_notify(3)).
+    let done = io::pipe().and_then(|(reader, writer)| {
+        sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[writer.as_fd()])?;
+        drop(writer);
+        let mut polled = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut polled, PollTimeout::from(BARRIER_MILLIS))? {
+            0 => Err(io::ErrorKind::TimedOut.into()),
+            _ => Ok(()),
+        }
+    });
+    if let Err(error) = done {
+        say_once(&error);
+    }
+}
 
 /// What the manager was told last.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

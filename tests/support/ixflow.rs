@@ -35,7 +35,17 @@ pub(crate) const DOCUMENTED: &str = "\
 
 /// An `ixflow` command, without what the environment says.
 pub(crate) fn ixflow() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ixflow"));
+    bare(Command::new(env!("CARGO_BIN_EXE_ixflow")))
+}
+
+/// The same under `LISTEN_PID`, its own process id, as a service manager passes sockets.
+pub(crate) fn ixflow_activated() -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@""#, env!("CARGO_BIN_EXE_ixflow")]);
+    bare(command)
+}
+
+fn bare(mut command: Command) -> Command {
     for variable in ["IXFLOW_LOG", "NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_FDS"] {
         command.env_remove(variable);
     }
@@ -111,12 +121,12 @@ impl Site {
 
     /// Starts the daemon, and waits until it listens.
     pub(crate) fn start(&self, set: &[&str]) -> Ixflow {
-        self.start_as(set, |_| {})
+        self.start_as(ixflow(), set)
     }
 
-    /// Starts the daemon with more than its arguments, and waits until it listens.
-    pub(crate) fn start_as(&self, set: &[&str], more: impl FnOnce(&mut Command)) -> Ixflow {
-        let mut daemon = self.try_start_as(set, more);
+    /// Starts the daemon by a command of the test's own, and waits until it listens.
+    pub(crate) fn start_as(&self, command: Command, set: &[&str]) -> Ixflow {
+        let mut daemon = self.try_start_as(command, set);
         let line = daemon.wait_line("listens on UDP ");
         let address = line.split("listens on UDP ").nth(1).unwrap();
         daemon.address = address.split([' ', ',']).next().unwrap().parse().ok();
@@ -125,13 +135,11 @@ impl Site {
 
     /// Starts the daemon where it will not get far.
     pub(crate) fn try_start(&self, set: &[&str]) -> Ixflow {
-        self.try_start_as(set, |_| {})
+        self.try_start_as(ixflow(), set)
     }
 
-    fn try_start_as(&self, set: &[&str], more: impl FnOnce(&mut Command)) -> Ixflow {
-        let mut command = ixflow();
+    fn try_start_as(&self, mut command: Command, set: &[&str]) -> Ixflow {
         command.args(self.arguments("run", set)).stderr(Stdio::piped());
-        more(&mut command);
         let mut child = command.spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -178,17 +186,17 @@ impl Ixflow {
         })
     }
 
-    /// Waits until the daemon has taken all datagrams out of its socket (proc_net_udp(5)).
+    /// Waits until the daemon has taken all datagrams out of its sockets (proc_net_udp(5)).
     pub(crate) fn wait_received(&self) {
         let local = format!(":{:04X} ", self.address().port());
-        wait_for("the receive queue to be empty", || {
+        wait_for("the receive queues to be empty", || {
             let table = std::fs::read_to_string("/proc/net/udp").unwrap();
-            let line = table.lines().find(|line| {
+            let lines = table.lines().filter(|line| {
                 line.split_once(": ").is_some_and(|(_, rest)| rest[8..].starts_with(&local))
             });
             // Local address, remote address, state, tx_queue:rx_queue.
-            let queues = line.unwrap().split_ascii_whitespace().nth(4).unwrap();
-            queues.ends_with(":00000000").then_some(())
+            let mut queues = lines.map(|line| line.split_ascii_whitespace().nth(4).unwrap());
+            queues.all(|queues| queues.ends_with(":00000000")).then_some(())
         });
     }
 
