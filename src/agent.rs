@@ -8,7 +8,7 @@
 
 pub mod sequence;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,8 +19,9 @@ use foldhash::fast::FixedState;
 
 use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW, WINDOW_SPREAD};
 use crate::decode::{DataSource, DatagramHeader, FlowSample};
+use crate::finding::{Finding, Level};
 use crate::loss::{Loss, Losses};
-use crate::resolve::{AgentPolicy, Policy};
+use crate::resolve::{AgentPolicy, CorePorts, Direction, Policy};
 use crate::table::{NO_KEY, Place, Table};
 
 /// Default of the number of agents that are told apart.
@@ -51,8 +52,9 @@ const LINES_PER_MINUTE_MAX: u32 = 60;
 /// Senders that are told apart in the table of refused datagrams.
 const REFUSED_SENDERS_MAX: usize = 1_024;
 
-/// Egress samples without one ingress sample after which an agent is taken to sample egress.
-const EGRESS_EVIDENCE: u64 = 100;
+/// Samples of one direction, with none of the other, after which an agent is taken to sample
+/// that one alone.
+const DIRECTION_EVIDENCE: u64 = 100;
 
 /// Sums of what was received and what became of it.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -65,6 +67,8 @@ pub struct Totals {
     pub counters_samples: u64,
     /// Flow samples that were counted for a pair.
     pub counted: u64,
+    /// Of these, samples without a VLAN that were counted on the one VLAN on which both ends are.
+    pub vlan_inferred: u64,
     /// What was not, by reason.
     pub losses: Losses,
 }
@@ -76,6 +80,7 @@ impl Totals {
         self.flow_samples += other.flow_samples;
         self.counters_samples += other.counters_samples;
         self.counted += other.counted;
+        self.vlan_inferred += other.vlan_inferred;
         self.losses.merge(&other.losses);
     }
 
@@ -86,6 +91,7 @@ impl Totals {
             flow_samples: self.flow_samples.saturating_sub(earlier.flow_samples),
             counters_samples: self.counters_samples.saturating_sub(earlier.counters_samples),
             counted: self.counted.saturating_sub(earlier.counted),
+            vlan_inferred: self.vlan_inferred.saturating_sub(earlier.vlan_inferred),
             losses: self.losses.since(&earlier.losses),
         }
     }
@@ -416,6 +422,8 @@ pub struct AgentState {
     pub source_address: IpAddr,
     /// Datagrams that another address sent for it, and the last such address.
     pub foreign: Option<(IpAddr, u64)>,
+    /// Which of its samples are counted.
+    pub direction: Direction,
     /// When it was first heard, in milliseconds since 1970.
     pub first_seen_millis: u64,
     /// When it was last heard.
@@ -589,6 +597,20 @@ impl Agents {
         (sequence, agent_drops)
     }
 
+    /// Flow samples by agent address.
+    pub fn flow_samples(&self) -> BTreeMap<IpAddr, u64> {
+        let mut samples: BTreeMap<IpAddr, u64> = BTreeMap::new();
+        for agent in &self.agents {
+            *samples.entry(agent.key.address).or_default() += agent.state().totals.flow_samples;
+        }
+        samples
+    }
+
+    /// Agents whose policy does not fit to where they sample, in their order.
+    pub fn direction_findings(&self) -> Vec<Finding> {
+        self.list().iter().filter_map(|agent| direction_finding(agent)).collect()
+    }
+
     fn find(&self, key: AgentKey, source: IpAddr, stamp_millis: u64) -> Option<Arc<Agent>> {
         if let Some(agent) = self.agents.get(&key) {
             return Some(agent.clone());
@@ -606,6 +628,7 @@ impl Agents {
                 untracked_samples: 0,
                 source_address: source,
                 foreign: None,
+                direction: Direction::default(),
                 first_seen_millis: stamp_millis,
                 last_seen_millis: stamp_millis,
                 foreign_logged_millis: None,
@@ -672,6 +695,47 @@ impl Agents {
     }
 }
 
+/// Names of [`Agents::direction_findings`].
+pub const DIRECTION_FINDINGS: &[&str] = &["egress_samples", "ingress_samples", "both_directions"];
+
+/// An agent whose policy does not fit to where it samples.
+fn direction_finding(agent: &Agent) -> Option<Finding> {
+    let (policy, [ingress, egress, _]) = {
+        let state = agent.state();
+        (state.direction, state.directions)
+    };
+    let address = agent.key.address;
+    let (name, what, why, wanted) = match policy {
+        Direction::Ingress if ingress == 0 && egress >= DIRECTION_EVIDENCE => (
+            "egress_samples",
+            format!("all {egress} samples that tell were taken at egress"),
+            "they are not counted",
+            "let it sample ingress, or set direction = egress",
+        ),
+        Direction::Egress if egress == 0 && ingress >= DIRECTION_EVIDENCE => (
+            "ingress_samples",
+            format!("all {ingress} samples that tell were taken at ingress"),
+            "direction = egress leaves them out",
+            "set direction = ingress",
+        ),
+        Direction::Both if ingress >= DIRECTION_EVIDENCE && egress >= DIRECTION_EVIDENCE => (
+            "both_directions",
+            format!("{ingress} samples were taken at ingress, {egress} at egress"),
+            "packets are counted twice, where they come in and where they go out",
+            "set direction = ingress",
+        ),
+        _ => return None,
+    };
+    Some(Finding {
+        level: Level::Fail,
+        name,
+        subject: address.to_string(),
+        what,
+        why: why.into(),
+        remedy: format!("{wanted} in <sflow_agent {address}>"),
+    })
+}
+
 /// Whether a sample was taken at ingress, at egress, or does not tell: its data source's index
 /// equals the input, the output and not the input, or neither (a LAG member, a bridge).
 #[inline]
@@ -703,6 +767,9 @@ pub struct Notes {
     agent: Option<Arc<Agent>>,
     /// What holds for the agent.
     pub policy: AgentPolicy,
+    /// Ports whose samples are left out as those of links between switches: ifIndexes in rising
+    /// order.
+    pub core_ports: Arc<[u32]>,
     /// What it sent.
     pub totals: Totals,
     directions: [u64; 3],
@@ -785,6 +852,7 @@ impl Notes {
             return false;
         }
         state.totals.merge(&self.totals);
+        state.direction = self.policy.direction;
         for (sum, news) in state.directions.iter_mut().zip(self.directions) {
             *sum += news;
         }
@@ -856,9 +924,9 @@ impl Notes {
             }
         }
         let [ingress, egress, _] = state.directions;
-        if !state.egress_logged && ingress == 0 && egress >= EGRESS_EVIDENCE {
+        if !state.egress_logged && ingress == 0 && egress >= DIRECTION_EVIDENCE {
             state.egress_logged = true;
-            let counted = self.policy.direction != crate::resolve::Direction::Ingress;
+            let counted = self.policy.direction != Direction::Ingress;
             if !counted {
                 agents.log(stamp, || {
                     format!(
@@ -892,6 +960,8 @@ pub struct Desk {
     nameless: Totals,
     refused: HashMap<(IpAddr, Loss), u64, FixedState>,
     folded_millis: u64,
+    /// Learned ones, of agents whose policy is to leave them out.
+    core_ports: Arc<BTreeMap<IpAddr, Arc<[u32]>>>,
 }
 
 /// Place of the notes on agents beyond the limit.
@@ -911,6 +981,7 @@ impl Desk {
             nameless: Totals::default(),
             refused: HashMap::default(),
             folded_millis: 0,
+            core_ports: Arc::default(),
         }
     }
 
@@ -966,7 +1037,9 @@ impl Desk {
             None => match self.agents.find(key, source, stamp_millis) {
                 Some(agent) => {
                     let first_source = agent.state().source_address;
-                    let notes = Notes::new(Some(agent), policy.agent(key.address), first_source);
+                    let policy = policy.agent(key.address).clone();
+                    let mut notes = Notes::new(Some(agent), policy, first_source);
+                    notes.take_core_ports(&self.core_ports);
                     let place = self.room();
                     self.notes[place] = notes;
                     self.index.insert(key, place);
@@ -977,7 +1050,9 @@ impl Desk {
         };
         // Untracked agents share notes, but not a policy.
         if place == UNTRACKED {
-            self.notes[UNTRACKED].policy = policy.agent(key.address);
+            let notes = &mut self.notes[UNTRACKED];
+            notes.policy = policy.agent(key.address).clone();
+            notes.take_core_ports(&self.core_ports);
         }
         self.last = Some((key, place));
         place
@@ -1011,10 +1086,22 @@ impl Desk {
     pub fn set_policy(&mut self, policy: &Policy) {
         for notes in &mut self.notes {
             if let Some(agent) = &notes.agent {
-                notes.policy = policy.agent(agent.key.address);
+                notes.policy = policy.agent(agent.key.address).clone();
+                notes.take_core_ports(&self.core_ports);
             }
         }
         self.last = None;
+    }
+
+    /// Takes over which ports were learned to be links between switches, by agent address.
+    pub fn set_core_ports(&mut self, learned: &Arc<BTreeMap<IpAddr, Arc<[u32]>>>) {
+        if Arc::ptr_eq(learned, &self.core_ports) {
+            return;
+        }
+        self.core_ports = learned.clone();
+        for notes in &mut self.notes {
+            notes.take_core_ports(learned);
+        }
     }
 
     /// Folds the notes into the registry once a second, and at once when `now`.
@@ -1057,6 +1144,7 @@ impl Notes {
     fn new(agent: Option<Arc<Agent>>, policy: AgentPolicy, source_address: IpAddr) -> Notes {
         Notes {
             agent,
+            core_ports: Arc::default(),
             policy,
             totals: Totals::default(),
             directions: [0; 3],
@@ -1067,6 +1155,17 @@ impl Notes {
             dirty: false,
             stamp_millis: 0,
         }
+    }
+
+    fn take_core_ports(&mut self, learned: &BTreeMap<IpAddr, Arc<[u32]>>) {
+        let address = self.agent.as_ref().map(|agent| agent.key.address);
+        self.core_ports = match &self.policy.core_ports {
+            CorePorts::List(list) => list.clone(),
+            CorePorts::Auto => {
+                address.and_then(|address| learned.get(&address)).cloned().unwrap_or_default()
+            }
+            CorePorts::Report | CorePorts::Off => Arc::default(),
+        };
     }
 
     #[cold]

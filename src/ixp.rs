@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use serde::{Serialize, Serializer};
+
 /// An Ethernet address, in the low 48 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Mac(u64);
@@ -77,6 +79,13 @@ impl fmt::Display for Mac {
     }
 }
 
+impl Serialize for Mac {
+    /// As it is printed.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Debug for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -87,7 +96,7 @@ impl fmt::Debug for Mac {
 ///
 /// 0 (a priority tag), 4095 (reserved) and everything that does not fit into 12 bits, as
 /// 0xffffffff in an extended switch record, mean "absent".
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 pub struct VlanTag(u16);
 
 impl VlanTag {
@@ -127,11 +136,11 @@ impl fmt::Debug for VlanTag {
 }
 
 /// The database id of an infrastructure, one switching fabric of an exchange.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub struct InfrastructureId(pub u32);
 
 /// The database id of a VLAN interface: a member's presence on a VLAN.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
 pub struct VliId(pub u32);
 
 /// The IP protocol of a frame, by its EtherType.

@@ -31,6 +31,7 @@
 //! These four do not import each other; the next ones import what is before them.
 //!
 //! - [`agent`]: what is known of each agent: totals, losses, sequence gaps, drops, rates.
+//! - [`sightings`]: what the samples show of the fabric: unknown addresses, core ports, copies.
 //! - [`state`]: what the daemon knows of itself, for every view.
 //! - [`worker`]: the corridor: one thread takes a batch through the four rooms, and hands its
 //!   ledger over where a step ends or the [`worker::Epoch`] moves.
@@ -59,6 +60,7 @@ pub mod loss;
 pub mod pipeline;
 pub mod receive;
 pub mod resolve;
+pub mod sightings;
 pub mod simulate;
 pub mod sink;
 pub mod state;

@@ -50,7 +50,8 @@ losses! {
     /// A packet that the switch discarded: a discard sample, or a flow sample whose output format
     /// is 1 (sFlow v5, section 5, struct interface): it reached nobody.
     Discarded = "discarded",
-    /// A flow sample taken at egress where the policy counts ingress (or the reverse).
+    /// A flow sample taken at egress where the policy counts ingress, or the reverse, or where
+    /// it counts none.
     Direction = "direction",
     /// A flow sample with sampling rate 0.
     RateZero = "rate_zero",
@@ -66,16 +67,27 @@ losses! {
     NoTable = "no_table",
     /// A frame on a VLAN that the table does not know.
     UnknownVlan = "unknown_vlan",
-    /// A frame to a group address (multicast or broadcast).
-    Group = "group",
+    /// A frame to the broadcast address.
+    Broadcast = "broadcast",
+    /// A frame to a multicast address.
+    Multicast = "multicast",
     /// A frame whose source is not in the table on its VLAN.
     UnknownSource = "unknown_source",
     /// A frame whose destination is not in the table on its VLAN.
     UnknownDestination = "unknown_destination",
+    /// A frame to an address that is not in the table, which the switch flooded to several ports
+    /// (output format 2; sFlow v5, section 5, struct interface).
+    Flooded = "flooded",
+    /// A frame that wraps another one, between addresses that are not in the table, of an agent
+    /// without `decapsulate` for it.
+    Encapsulated = "encapsulated",
     /// A frame between two infrastructures that share a VLAN tag: no such path exists.
     AcrossInfrastructures = "across_infrastructures",
     /// A frame whose source and destination are one VLI.
     SameVli = "same_vli",
+    /// A frame between two VLIs that came in on a link between switches, where `core_ports` leaves
+    /// those out: it was sampled where it entered the fabric.
+    CorePort = "core_port",
 }
 
 /// How often each reason applied.

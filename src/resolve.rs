@@ -11,6 +11,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
+use serde::Serialize;
 
 use crate::ixp::{InfrastructureId, IpPrefix, Mac, MacRecord, VlanTag, VliId};
 use crate::loss::Loss;
@@ -62,6 +63,38 @@ impl Place for Port {
 
     fn set_key(&mut self, key: u64) {
         self.key = key;
+    }
+}
+
+/// A presence of a MAC in the table.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+pub struct Membership {
+    /// The infrastructure.
+    pub infrastructure: InfrastructureId,
+    /// The VLAN's tag.
+    pub vlan: VlanTag,
+    /// The VLAN interface.
+    pub vli: VliId,
+}
+
+/// The memberships of one MAC, as a range of the list.
+#[derive(Clone, Copy, Debug)]
+struct MacPlace {
+    mac: u64,
+    first: u32,
+    end: u32,
+}
+
+impl Place for MacPlace {
+    const EMPTY: MacPlace = MacPlace { mac: NO_KEY, first: 0, end: 0 };
+
+    #[inline]
+    fn key(&self) -> u64 {
+        self.mac
+    }
+
+    fn set_key(&mut self, key: u64) {
+        self.mac = key;
     }
 }
 
@@ -172,6 +205,9 @@ pub enum TableError {
 pub struct MacTable {
     ports: Table<Port>,
     contested: HashMap<u64, Vec<Port>, FixedState>,
+    /// Where each MAC is known, for what is off the path.
+    memberships: Table<MacPlace>,
+    membership_list: Arc<[Membership]>,
     /// One bit a tag; bit 0 is the untagged LAN.
     tags: [u64; 64],
     lans: Arc<[Lan]>,
@@ -184,6 +220,8 @@ impl Default for MacTable {
         MacTable {
             ports: Table::default(),
             contested: HashMap::default(),
+            memberships: Table::default(),
+            membership_list: Arc::new([]),
             tags: [0; 64],
             lans: Arc::new([]),
             first_cells: Vec::new(),
@@ -273,6 +311,21 @@ impl MacTable {
             }
             lans.push(Lan { infrastructure, vlan, vlis });
         }
+        let mut memberships: Vec<(Mac, Membership)> = macs_of
+            .iter()
+            .flat_map(|(&(infrastructure, vlan), macs)| {
+                macs.iter().map(move |(&mac, &vli)| (mac, Membership { infrastructure, vlan, vli }))
+            })
+            .collect();
+        memberships.sort_unstable();
+        for (number, (mac, _)) in (0u32..).zip(&memberships) {
+            let place = table.memberships.entry(mac.as_u64());
+            if place.end == 0 {
+                place.first = number;
+            }
+            place.end = number + 1;
+        }
+        table.membership_list = memberships.into_iter().map(|(_, membership)| membership).collect();
         for (&contested, ports) in &table.contested {
             let vlan = VlanTag::new((contested >> 48) as u32);
             let [_, _, octets @ ..] = contested.to_be_bytes();
@@ -354,11 +407,95 @@ impl MacTable {
         }
     }
 
+    /// The VLAN of a sample by the policy of its agent: as [`MacTable::vlan`], but each VLAN is
+    /// what `vlan_alias` makes of it at this port, a frame that names none is on
+    /// `untagged_vlan`, and only what is on the agent's `infrastructure` is known.
+    pub fn vlan_by(
+        &self,
+        policy: &AgentPolicy,
+        if_index: Option<u32>,
+        tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
+        switch: [VlanTag; 2],
+    ) -> Result<VlanTag, VlanTag> {
+        let knows = |vlan: VlanTag| match policy.infrastructure {
+            None => self.knows(vlan),
+            Some(id) => {
+                let by = |lan: &Lan| (lan.infrastructure, lan.vlan).cmp(&(id, vlan));
+                self.lans.binary_search_by(by).is_ok()
+            }
+        };
+        let alias = |vlan| policy.vlan_alias(if_index, vlan);
+        let named = tags.clone().chain(switch).filter(|vlan| vlan.is_some());
+        if let Some(vlan) = named.map(alias).find(|&vlan| knows(vlan)) {
+            return Ok(vlan);
+        }
+        let meant = tags.rev().chain(switch).find(|vlan| vlan.is_some());
+        let vlan = meant.map(alias).or(policy.untagged_vlan).unwrap_or(VlanTag::NONE);
+        // A VLAN that is named was asked for above.
+        if meant.is_none() && knows(vlan) { Ok(vlan) } else { Err(vlan) }
+    }
+
+    /// The one VLAN on which both addresses are known, if there is exactly one; for a frame that
+    /// names none.
+    pub fn common_vlan(
+        &self,
+        infrastructure: Option<InfrastructureId>,
+        source: Mac,
+        destination: Mac,
+    ) -> Option<VlanTag> {
+        let lans = |mac| {
+            let all = self.memberships(mac).iter();
+            all.filter(move |m| infrastructure.is_none_or(|id| id == m.infrastructure))
+                .map(|m| (m.infrastructure, m.vlan))
+        };
+        let mut found = None;
+        for lan in lans(source).filter(|lan| lans(destination).any(|other| other == *lan)) {
+            if found.is_some_and(|vlan| vlan != lan.1) {
+                return None;
+            }
+            found = Some(lan.1);
+        }
+        found
+    }
+
+    /// Where a MAC is known, sorted by infrastructure and tag.
+    pub fn memberships(&self, mac: Mac) -> &[Membership] {
+        match self.memberships.get(mac.as_u64()) {
+            Some(place) => &self.membership_list[place.first as usize..place.end as usize],
+            None => &[],
+        }
+    }
+
+    /// The ledger cell of a pair, of one infrastructure only if there is one.
+    pub fn pair_on(
+        &self,
+        infrastructure: Option<InfrastructureId>,
+        vlan: VlanTag,
+        source: Mac,
+        destination: Mac,
+    ) -> Result<u32, Loss> {
+        let Some(infrastructure) = infrastructure else {
+            return self.pair(vlan, source, destination);
+        };
+        if destination.is_group() {
+            return Err(group(destination));
+        }
+        let port = |mac: Mac| {
+            let found = self.ports.get(key(vlan, mac))?;
+            let several = self.contested.get(&found.key).map(Vec::as_slice);
+            let mut ports = several.unwrap_or(std::slice::from_ref(found)).iter();
+            ports.find(|port| self.lans[usize::from(port.lan)].infrastructure == infrastructure)
+        };
+        let sender = port(source).ok_or(Loss::UnknownSource)?;
+        let receiver = port(destination).ok_or(Loss::UnknownDestination)?;
+        Self::cell(*sender, *receiver)
+    }
+
     /// The ledger cell of a pair.
     #[inline]
     pub fn pair(&self, vlan: VlanTag, source: Mac, destination: Mac) -> Result<u32, Loss> {
         if destination.is_group() {
-            return Err(Loss::Group);
+            return Err(group(destination));
         }
         let sender = *self.ports.get(key(vlan, source)).ok_or(Loss::UnknownSource)?;
         let receiver = *self.ports.get(key(vlan, destination)).ok_or(Loss::UnknownDestination)?;
@@ -421,6 +558,12 @@ impl MacTable {
     }
 }
 
+/// The reason why a frame to a group address counts for nobody.
+#[cold]
+fn group(destination: Mac) -> Loss {
+    if destination == Mac::BROADCAST { Loss::Broadcast } else { Loss::Multicast }
+}
+
 /// Which samples of an agent are counted, by where they were taken.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Direction {
@@ -431,11 +574,13 @@ pub enum Direction {
     Egress,
     /// All.
     Both,
+    /// None: what this agent samples, another one samples too.
+    None,
 }
 
 /// The text is not a direction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("expected ingress, egress or both")]
+#[error("expected ingress, egress, both or none")]
 pub struct DirectionError;
 
 impl FromStr for Direction {
@@ -446,6 +591,7 @@ impl FromStr for Direction {
             "ingress" => Ok(Direction::Ingress),
             "egress" => Ok(Direction::Egress),
             "both" => Ok(Direction::Both),
+            "none" => Ok(Direction::None),
             _ => Err(DirectionError),
         }
     }
@@ -458,17 +604,146 @@ impl Direction {
             Direction::Ingress => "ingress",
             Direction::Egress => "egress",
             Direction::Both => "both",
+            Direction::None => "none",
         }
     }
 }
 
-/// What the configuration says of one agent.
+/// A VLAN that has another number at a port, or at all ports of an agent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct VlanAlias {
+    /// The port; none: all that have no alias of their own for the VLAN.
+    pub if_index: Option<u32>,
+    /// The VLAN of the frame, or of the extended switch record.
+    pub from: VlanTag,
+    /// The VLAN of the table.
+    pub to: VlanTag,
+}
+
+/// The text is not an alias.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected FROM=TO or IFINDEX:FROM=TO, VLANs from 1 to 4094")]
+pub struct VlanAliasError;
+
+impl FromStr for VlanAlias {
+    type Err = VlanAliasError;
+
+    fn from_str(text: &str) -> Result<VlanAlias, VlanAliasError> {
+        let vlan = |text: &str| match text.parse().map(VlanTag::new) {
+            Ok(vlan) if vlan.is_some() => Ok(vlan),
+            _ => Err(VlanAliasError),
+        };
+        let (from, to) = text.split_once('=').ok_or(VlanAliasError)?;
+        let (if_index, from) = match from.split_once(':') {
+            Some((if_index, from)) => (Some(if_index.parse().map_err(|_| VlanAliasError)?), from),
+            None => (None, from),
+        };
+        Ok(VlanAlias { if_index, from: vlan(from)?, to: vlan(to)? })
+    }
+}
+
+impl fmt::Display for VlanAlias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.if_index {
+            Some(if_index) => write!(f, "{if_index}:{}={}", self.from, self.to),
+            None => write!(f, "{}={}", self.from, self.to),
+        }
+    }
+}
+
+/// The UDP port of VXLAN (RFC 7348, section 8).
+pub const VXLAN_PORT: u16 = 4789;
+
+/// Which frames are taken for what they wrap.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Decapsulate {
+    /// The UDP port of VXLAN; none: not those.
+    pub vxlan_port: Option<u16>,
+    /// Ethernet over MPLS.
+    pub mpls: bool,
+    /// IEEE 802.1ah.
+    pub pbb: bool,
+}
+
+impl Decapsulate {
+    /// Adds what a word stands for: `vxlan`, `vxlan:PORT`, `mpls` or `pbb`; says whether it is
+    /// one of them.
+    pub fn add(&mut self, word: &str) -> bool {
+        match word {
+            "vxlan" => self.vxlan_port = Some(VXLAN_PORT),
+            "mpls" => self.mpls = true,
+            "pbb" => self.pbb = true,
+            _ => match word.strip_prefix("vxlan:").and_then(|port| port.parse().ok()) {
+                Some(port) if port > 0 => self.vxlan_port = Some(port),
+                _ => return false,
+            },
+        }
+        true
+    }
+
+    /// The words in the configuration.
+    pub fn words(&self) -> Vec<String> {
+        let vxlan = self.vxlan_port.map(|port| match port {
+            VXLAN_PORT => "vxlan".to_owned(),
+            port => format!("vxlan:{port}"),
+        });
+        let mpls = self.mpls.then(|| "mpls".to_owned());
+        let pbb = self.pbb.then(|| "pbb".to_owned());
+        vxlan.into_iter().chain(mpls).chain(pbb).collect()
+    }
+}
+
+/// What is done about links between switches, whose samples count packets a second time.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum CorePorts {
+    /// They are looked for and reported, and their samples count (the default, and what IXP
+    /// Manager's own collector does).
+    #[default]
+    Report,
+    /// They are looked for and reported, and their samples are left out.
+    Auto,
+    /// They are not looked for.
+    Off,
+    /// The samples of these ports are left out: ifIndexes in rising order.
+    List(Arc<[u32]>),
+}
+
+/// What the configuration says of one agent.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct AgentPolicy {
     /// Which samples are counted.
     pub direction: Direction,
     /// Used in place of the samples' own rate.
     pub sampling_rate: Option<u32>,
+    /// VLANs that have another number at the agent's ports; one for each port and VLAN.
+    pub vlan_aliases: Vec<VlanAlias>,
+    /// The VLAN of frames that name none.
+    pub untagged_vlan: Option<VlanTag>,
+    /// The only infrastructure on which its samples are.
+    pub infrastructure: Option<InfrastructureId>,
+    /// Frames that are taken for what they wrap.
+    pub decapsulate: Decapsulate,
+    /// Links between switches.
+    pub core_ports: CorePorts,
+}
+
+impl AgentPolicy {
+    /// Whether VLAN and pair of a sample are found by the table alone.
+    #[inline]
+    pub fn is_by_table(&self) -> bool {
+        self.vlan_aliases.is_empty()
+            && self.untagged_vlan.is_none()
+            && self.infrastructure.is_none()
+    }
+
+    /// What a VLAN stands for at a port: an alias of the port goes before one of all ports.
+    fn vlan_alias(&self, if_index: Option<u32>, vlan: VlanTag) -> VlanTag {
+        let of = |port: Option<u32>| {
+            self.vlan_aliases.iter().find(|alias| alias.from == vlan && alias.if_index == port)
+        };
+        let alias = if_index.and_then(|if_index| of(Some(if_index))).or_else(|| of(None));
+        alias.map_or(vlan, |alias| alias.to)
+    }
 }
 
 /// What the configuration says of senders.
@@ -484,8 +759,8 @@ pub struct Policy {
 
 impl Policy {
     /// What holds for an agent.
-    pub fn agent(&self, address: IpAddr) -> AgentPolicy {
-        self.agents.get(&address).copied().unwrap_or(self.other_agents)
+    pub fn agent(&self, address: IpAddr) -> &AgentPolicy {
+        self.agents.get(&address).unwrap_or(&self.other_agents)
     }
 
     /// Whether datagrams from `source` are taken.
@@ -567,7 +842,9 @@ mod tests {
         assert_eq!(vlis(&table, 10, 1, 9), Err(Loss::UnknownDestination));
         assert_eq!(vlis(&table, 20, 1, 2), Err(Loss::UnknownSource));
         let group = table.pair(VlanTag::new(10), mac(1), Mac::BROADCAST);
-        assert_eq!(group, Err(Loss::Group));
+        assert_eq!(group, Err(Loss::Broadcast));
+        let group = table.pair(VlanTag::new(10), mac(1), Mac::from_bits(0x0100_5e00_0001));
+        assert_eq!(group, Err(Loss::Multicast));
     }
 
     #[test]
@@ -587,6 +864,97 @@ mod tests {
         let (table, _) = MacTable::build(&[record(1, 0, 1, 1)]).unwrap();
         assert_eq!(vlan(&table, &[], none), Ok(VlanTag::NONE));
         assert_eq!(vlan(&table, &[tag(5)], none), Err(tag(5)));
+    }
+
+    #[test]
+    fn vlan_by_policy() {
+        let tag = VlanTag::new;
+        let none = [VlanTag::NONE; 2];
+        let records = [record(1, 10, 1, 1), record(1, 20, 1, 2), record(2, 30, 1, 3)];
+        let (table, _) = MacTable::build(&records).unwrap();
+        let aliases = ["10=20", "7:10=30", "2017=10", "7:99=98"];
+        let mut policy = AgentPolicy {
+            vlan_aliases: aliases.map(|alias| alias.parse().unwrap()).to_vec(),
+            untagged_vlan: Some(tag(20)),
+            ..AgentPolicy::default()
+        };
+        let vlan = |policy: &AgentPolicy, port, tags: &[VlanTag], switch| {
+            table.vlan_by(policy, port, tags.iter().copied(), switch)
+        };
+        assert_eq!(vlan(&policy, Some(6), &[tag(10)], none), Ok(tag(20)), "known, and yet another");
+        assert_eq!(vlan(&policy, Some(7), &[tag(10)], none), Ok(tag(30)), "the port's own");
+        assert_eq!(vlan(&policy, None, &[tag(99), tag(2017)], none), Ok(tag(10)));
+        assert_eq!(vlan(&policy, None, &[], [tag(99), tag(2017)]), Ok(tag(10)));
+        assert_eq!(vlan(&policy, None, &[], none), Ok(tag(20)));
+        assert_eq!(
+            vlan(&policy, Some(7), &[tag(99)], none),
+            Err(tag(98)),
+            "named, so not untagged"
+        );
+        policy.infrastructure = Some(InfrastructureId(2));
+        assert_eq!(vlan(&policy, Some(6), &[tag(10)], none), Err(tag(20)));
+        assert_eq!(vlan(&policy, Some(7), &[tag(10)], none), Ok(tag(30)));
+        assert_eq!(vlan(&policy, None, &[], none), Err(tag(20)));
+        for text in ["", "10", "10=", "=10", "0=10", "10=4095", "x:10=20", "-1:10=20", "1:2:3=4"] {
+            assert_eq!(text.parse::<VlanAlias>(), Err(VlanAliasError), "{text}");
+        }
+        for alias in aliases {
+            assert_eq!(alias.parse::<VlanAlias>().unwrap().to_string(), alias);
+        }
+    }
+
+    #[test]
+    fn an_agent_of_one_infrastructure_settles_what_two_share() {
+        let records = [
+            record(1, 10, 1, 11),
+            record(1, 10, 2, 12),
+            record(2, 10, 1, 21),
+            record(2, 10, 2, 22),
+            record(2, 10, 3, 23),
+        ];
+        let (table, _) = MacTable::build(&records).unwrap();
+        let on = |infrastructure, source, destination| {
+            let infrastructure = Some(InfrastructureId(infrastructure));
+            let cell =
+                table.pair_on(infrastructure, VlanTag::new(10), mac(source), mac(destination))?;
+            let (source, destination) = table.vlis_of(cell);
+            Ok((source.0, destination.0))
+        };
+        assert_eq!(on(1, 1, 2), Ok((11, 12)));
+        assert_eq!(on(2, 1, 2), Ok((21, 22)));
+        assert_eq!(on(2, 1, 3), Ok((21, 23)));
+        assert_eq!(on(1, 1, 3), Err(Loss::UnknownDestination), "on the other one only");
+        assert_eq!(on(1, 3, 1), Err(Loss::UnknownSource));
+        assert_eq!(on(1, 1, 1), Err(Loss::SameVli));
+        assert_eq!(on(3, 1, 2), Err(Loss::UnknownSource));
+    }
+
+    #[test]
+    fn the_one_vlan_that_both_are_on() {
+        let records = [
+            record(1, 10, 1, 1),
+            record(1, 20, 1, 2),
+            record(1, 10, 2, 3),
+            record(1, 10, 3, 4),
+            record(1, 20, 3, 5),
+            record(2, 20, 2, 6),
+        ];
+        let (table, _) = MacTable::build(&records).unwrap();
+        let common = |infrastructure: Option<u32>, source, destination| {
+            let infrastructure = infrastructure.map(InfrastructureId);
+            table.common_vlan(infrastructure, mac(source), mac(destination))
+        };
+        assert_eq!(
+            common(None, 1, 2),
+            Some(VlanTag::new(10)),
+            "20 is of different infrastructures"
+        );
+        assert_eq!(common(None, 1, 3), None, "two");
+        assert_eq!(common(None, 1, 9), None);
+        assert_eq!(common(Some(2), 1, 2), None);
+        let known: Vec<_> = table.memberships(mac(2)).iter().map(|m| m.vli.0).collect();
+        assert_eq!(known, [3, 6]);
+        assert_eq!(table.memberships(mac(9)), []);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::agent::Agents;
+use crate::agent::{Agents, DIRECTION_FINDINGS};
 use crate::finding::Finding;
+use crate::sightings::{FINDINGS, Sightings, UnknownMac};
 
 /// Stands for "the kernel does not say".
 const UNKNOWN: u64 = u64::MAX;
@@ -114,6 +115,8 @@ impl Pulse {
 pub struct State {
     /// Everything that was received, in total and by agent.
     pub agents: Arc<Agents>,
+    /// What the samples show of the fabric.
+    pub sightings: Sightings,
     /// Of each worker: it beats at every batch, and at least ten times a second.
     pub workers: Vec<Pulse>,
     /// Of the thread that merges ledgers.
@@ -131,6 +134,7 @@ impl State {
     pub fn new(agents: Agents, workers: usize) -> State {
         State {
             agents: Arc::new(agents),
+            sightings: Sightings::default(),
             workers: (0..workers).map(|_| Pulse::default()).collect(),
             flusher: Pulse::default(),
             writer: Pulse::default(),
@@ -171,6 +175,19 @@ impl State {
         findings.retain(|finding| !names.contains(&finding.name));
         findings.extend(new);
         findings.sort_by(|one, other| other.level.cmp(&one.level).then_with(|| one.cmp(other)));
+    }
+
+    /// Addresses that the MAC table does not know, the `limit` with most packets first, and the
+    /// samples of those beyond what is kept.
+    pub fn unknown_macs(&self, limit: usize) -> (Vec<UnknownMac>, u64) {
+        self.sightings.unknown_macs(limit, &self.agents.flow_samples())
+    }
+
+    /// Finds anew what looks wrong with agents and in what the samples show of the fabric.
+    pub fn refresh_findings(&self) {
+        self.set_findings(DIRECTION_FINDINGS, self.agents.direction_findings());
+        let findings = self.sightings.findings(&self.agents.flow_samples());
+        self.set_findings(FINDINGS, findings);
     }
 
     /// What looks wrong at the moment, worst first.

@@ -5,6 +5,7 @@
 //! or where the epoch number moves: a new plan, a flush on request, or the end. Bytes and packets
 //! are thus counted by the plan under which they came, and to the step in which they came.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::{io, iter};
@@ -14,12 +15,13 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::agent::{Desk, EGRESS, INGRESS, Notes};
 use crate::count::{Hit, Ledger};
-use crate::decode::ethernet::Frame;
+use crate::decode::ethernet::{Encapsulation, Frame, Inner};
 use crate::decode::{CountersSample, Datagram, FlowSample, Visitor};
-use crate::ixp::{IpProtocol, Mac, VlanTag};
+use crate::ixp::{IpProtocol, VlanTag};
 use crate::loss::Loss;
 use crate::receive::{BATCH_MAX, Batch, Source};
-use crate::resolve::{Direction, MacTable, Plan};
+use crate::resolve::{Direction, Plan, VXLAN_PORT};
+use crate::sightings::{End, Lesson, Lookout, SHARE, Stray, SwitchPort};
 use crate::state::State;
 
 /// Frames outside this range of bytes are implausible: the shortest Ethernet frame, and more
@@ -43,6 +45,15 @@ const HEADER_PROTOCOL_ETHERNET: u32 = 1;
 
 /// struct interface (sFlow v5, section 5): the packet was discarded.
 const INTERFACE_FORMAT_DISCARDED: u32 = 1;
+
+/// The same: the packet went out of several interfaces.
+const INTERFACE_FORMAT_SEVERAL: u32 = 2;
+
+/// The same, as input: the device itself.
+const INTERFACE_INTERNAL: u32 = 0x3fff_ffff;
+
+/// UDP ports by which VXLAN is known where nothing is set: IANA's, and Linux's of old.
+const VXLAN_PORTS: [u16; 2] = [VXLAN_PORT, 8_472];
 
 /// The epoch, by which the control plane speaks to all workers.
 #[derive(Debug)]
@@ -126,6 +137,7 @@ pub struct Worker<S> {
     number: usize,
     source: S,
     desk: Desk,
+    lookout: Lookout,
     epoch: Arc<Epoch>,
     epoch_number: u64,
     plan: Arc<Plan>,
@@ -167,6 +179,7 @@ impl<S: Source> Worker<S> {
             number,
             source,
             desk: Desk::new(state.agents.clone()),
+            lookout: Lookout::default(),
             epoch,
             epoch_number,
             ledger: Ledger::new(plan.table.cell_count()),
@@ -338,8 +351,14 @@ impl<S: Source> Worker<S> {
                         self.stamp_millis,
                         &self.plan.policy,
                     );
-                    let table = &self.plan.table;
-                    datagram.visit(&mut Walk { table, notes, hits: &mut self.hits });
+                    datagram.visit(&mut Walk {
+                        plan: &self.plan,
+                        notes,
+                        hits: &mut self.hits,
+                        lookout: &mut self.lookout,
+                        agent: datagram.header.agent_address,
+                        stamp_millis: self.stamp_millis,
+                    });
                     None
                 }
                 Err(loss) => Some(loss),
@@ -357,6 +376,8 @@ impl<S: Source> Worker<S> {
         if now || self.clock_millis.abs_diff(self.observed_millis) >= 1_000 {
             self.observed_millis = self.clock_millis;
             self.desk.fold(self.stamp_millis, true);
+            self.state.sightings.fold(&mut self.lookout, &self.plan, self.stamp_millis);
+            self.desk.set_core_ports(&self.state.sightings.core_map());
             self.state.set_socket_drops(self.number, self.source.socket_drops());
         }
     }
@@ -364,81 +385,360 @@ impl<S: Source> Worker<S> {
 
 /// A datagram's way from decode to the batch of hits.
 struct Walk<'a> {
-    table: &'a MacTable,
+    plan: &'a Plan,
     notes: &'a mut Notes,
     hits: &'a mut Vec<Hit>,
+    lookout: &'a mut Lookout,
+    agent: IpAddr,
+    stamp_millis: u64,
 }
 
 /// What a sample says of its frame, from the raw packet header or the sampled Ethernet record.
-struct Sampled {
-    source: Mac,
-    destination: Mac,
-    protocol: Option<IpProtocol>,
+#[derive(Clone, Copy)]
+struct Sampled<'a> {
+    frame: Frame<'a>,
     frame_length_bytes: u32,
     captured_bytes: usize,
 }
 
+impl<'a> Sampled<'a> {
+    #[inline]
+    fn of(sample: &FlowSample<'a>) -> Result<Sampled<'a>, Loss> {
+        let ethernet =
+            sample.raw_packet_header.filter(|raw| raw.protocol == HEADER_PROTOCOL_ETHERNET);
+        if let Some(raw) = ethernet {
+            Ok(Sampled {
+                frame: Frame::parse(raw.header)?,
+                frame_length_bytes: raw.frame_length_bytes,
+                captured_bytes: raw.header.len(),
+            })
+        } else if let Some(ethernet) = sample.sampled_ethernet {
+            let frame = Frame::untagged(ethernet.source, ethernet.destination, ethernet.ether_type);
+            let frame_length_bytes = ethernet.frame_length_bytes;
+            Ok(Sampled { frame, frame_length_bytes, captured_bytes: 0 })
+        } else {
+            Err(Loss::NoEthernet)
+        }
+    }
+
+    /// Whether the frame is as long as frames are, and as what was captured of it.
+    #[inline]
+    fn is_plausible(&self) -> bool {
+        FRAME_BYTES.contains(&self.frame_length_bytes)
+            && self.frame_length_bytes as usize >= self.captured_bytes
+    }
+}
+
+/// The VLANs of the extended switch record.
+#[inline]
+fn switch_vlans(sample: &FlowSample<'_>) -> [VlanTag; 2] {
+    sample.extended_switch.map_or([VlanTag::NONE; 2], |switch| {
+        [VlanTag::new(switch.source_vlan), VlanTag::new(switch.destination_vlan)]
+    })
+}
+
+/// The ifIndex of the port at which a frame came in; none where the sample does not tell, or it
+/// came from the switch itself.
+fn input_port(sample: &FlowSample<'_>) -> Option<u32> {
+    let known = sample.input.format == 0 && ![0, INTERFACE_INTERNAL].contains(&sample.input.value);
+    known.then_some(sample.input.value)
+}
+
+/// Whether a sample teaches something: one in [`SHARE`] of each data source, and if it comes
+/// twice, both times.
+#[inline]
+fn teaches(sample: &FlowSample<'_>) -> bool {
+    sample.sequence_number.wrapping_mul(0x9e37_79b1) < u32::MAX / SHARE
+}
+
 impl Walk<'_> {
     #[inline]
-    fn resolve(&mut self, sample: &FlowSample<'_>) -> Result<Hit, Loss> {
-        let (direction, sampling_rate) = self.notes.flow_sample(sample);
+    fn resolve(
+        &mut self,
+        sample: &FlowSample<'_>,
+        direction: usize,
+        sampling_rate: u32,
+    ) -> Result<Hit, Loss> {
         if sample.output.format == INTERFACE_FORMAT_DISCARDED {
             return Err(Loss::Discarded);
         }
         match self.notes.policy.direction {
             Direction::Ingress if direction == EGRESS => return Err(Loss::Direction),
             Direction::Egress if direction == INGRESS => return Err(Loss::Direction),
+            Direction::None => return Err(Loss::Direction),
             _ => {}
         }
         if sampling_rate == 0 {
             return Err(Loss::RateZero);
         }
-        let switch = sample.extended_switch.map_or([VlanTag::NONE; 2], |switch| {
-            [VlanTag::new(switch.source_vlan), VlanTag::new(switch.destination_vlan)]
-        });
-        let ethernet =
-            sample.raw_packet_header.filter(|raw| raw.protocol == HEADER_PROTOCOL_ETHERNET);
-        let (sampled, vlan) = if let Some(raw) = ethernet {
-            let frame = Frame::parse(raw.header)?;
-            let sampled = Sampled {
-                source: frame.source,
-                destination: frame.destination,
-                protocol: frame.protocol,
-                frame_length_bytes: raw.frame_length_bytes,
-                captured_bytes: raw.header.len(),
-            };
-            (sampled, self.table.vlan(frame.tags(), switch))
-        } else if let Some(ethernet) = sample.sampled_ethernet {
-            let sampled = Sampled {
-                source: ethernet.source,
-                destination: ethernet.destination,
-                protocol: IpProtocol::from_ether_type(ethernet.ether_type),
-                frame_length_bytes: ethernet.frame_length_bytes,
-                captured_bytes: 0,
-            };
-            (sampled, self.table.vlan(iter::empty(), switch))
-        } else {
-            return Err(Loss::NoEthernet);
-        };
-        let protocol = sampled.protocol.ok_or(Loss::NotIp)?;
-        let frame_length_bytes = sampled.frame_length_bytes;
-        if !FRAME_BYTES.contains(&frame_length_bytes)
-            || (frame_length_bytes as usize) < sampled.captured_bytes
-        {
+        let sampled = Sampled::of(sample)?;
+        let Sampled { frame, frame_length_bytes, .. } = sampled;
+        let protocol = frame.protocol.ok_or(Loss::NotIp)?;
+        if !sampled.is_plausible() {
             return Err(Loss::ImplausibleLength);
         }
-        let vlan = vlan.map_err(|_| {
-            if self.table.cell_count() == 0 { Loss::NoTable } else { Loss::UnknownVlan }
-        })?;
-        let cell = self.table.pair(vlan, sampled.source, sampled.destination)?;
+        let cell = if self.notes.policy.is_by_table() {
+            let table = &self.plan.table;
+            let vlan = table.vlan(frame.tags(), switch_vlans(sample)).map_err(|_| {
+                if table.cell_count() == 0 { Loss::NoTable } else { Loss::UnknownVlan }
+            })?;
+            table.pair(vlan, frame.source, frame.destination)?
+        } else {
+            self.pair_by_policy(sample, &frame, switch_vlans(sample))?
+        };
+        self.settle(sample, &frame, cell, sampling_rate, frame_length_bytes, protocol)
+    }
+
+    /// A sample whose pair is known counts, unless it was taken on a link between switches.
+    #[inline]
+    fn settle(
+        &mut self,
+        sample: &FlowSample<'_>,
+        frame: &Frame<'_>,
+        cell: u32,
+        sampling_rate: u32,
+        frame_length_bytes: u32,
+        protocol: IpProtocol,
+    ) -> Result<Hit, Loss> {
+        if teaches(sample) {
+            self.learn(sample, frame, cell, sampling_rate);
+        }
+        if !self.notes.core_ports.is_empty() && self.is_at_core_port(sample) {
+            return Err(Loss::CorePort);
+        }
         Ok(Hit { cell, sampling_rate, frame_length_bytes, protocol })
+    }
+
+    #[cold]
+    fn is_at_core_port(&self, sample: &FlowSample<'_>) -> bool {
+        input_port(sample).is_some_and(|port| self.notes.core_ports.binary_search(&port).is_ok())
+    }
+
+    /// Where a MAC comes in, and by what the sample is known if it comes again.
+    #[cold]
+    fn learn(&mut self, sample: &FlowSample<'_>, frame: &Frame<'_>, cell: u32, packets: u32) {
+        let at_egress = self.notes.policy.direction == Direction::Egress;
+        let Some(if_index) = input_port(sample).filter(|_| !at_egress) else { return };
+        let identity = [
+            u64::from(sample.sequence_number) << 32 | u64::from(sample.sample_pool),
+            sample.data_source.as_u64(),
+            frame.source.as_u64(),
+            frame.destination.as_u64() << 16,
+        ];
+        let identity = identity.iter().fold(0u64, |hash, word| {
+            (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+        });
+        let (vli, _) = self.plan.table.vlis_of(cell);
+        self.lookout.learn(Lesson {
+            agent: self.agent,
+            if_index,
+            source: frame.source,
+            vli,
+            identity,
+            packets,
+            stamp_millis: self.stamp_millis,
+        });
+    }
+
+    /// The pair of a frame by all that the policy says of its agent, and the one VLAN on which
+    /// both ends are where nothing says any.
+    fn pair_by_policy(
+        &mut self,
+        sample: &FlowSample<'_>,
+        frame: &Frame<'_>,
+        switch: [VlanTag; 2],
+    ) -> Result<u32, Loss> {
+        let (table, policy) = (&self.plan.table, &self.notes.policy);
+        if table.cell_count() == 0 {
+            return Err(Loss::NoTable);
+        }
+        let (source, destination) = (frame.source, frame.destination);
+        let pair = |vlan| table.pair_on(policy.infrastructure, vlan, source, destination);
+        let vlan = table.vlan_by(policy, input_port(sample), frame.tags(), switch);
+        let told = vlan.map_err(|_| Loss::UnknownVlan).and_then(pair);
+        let unknown = [Loss::UnknownVlan, Loss::UnknownSource, Loss::UnknownDestination];
+        let Err(loss) = told else { return told };
+        let names_one = frame.tags().chain(switch).any(|vlan| vlan.is_some());
+        if names_one || policy.untagged_vlan.is_some() || !unknown.contains(&loss) {
+            return told;
+        }
+        if let Some(vlan) = table.common_vlan(policy.infrastructure, source, destination) {
+            let cell = pair(vlan)?;
+            self.notes.totals.vlan_inferred += 1;
+            return Ok(cell);
+        }
+        Err(if destination.is_group() {
+            // Whatever the VLAN.
+            pair(VlanTag::NONE).err().unwrap_or(Loss::Multicast)
+        } else if table.memberships(source).is_empty() {
+            Loss::UnknownSource
+        } else if table.memberships(destination).is_empty() {
+            Loss::UnknownDestination
+        } else {
+            loss
+        })
+    }
+
+    /// A second look at a sample that did not count by its table alone: at the VLAN that it does
+    /// not tell, at the frame inside of its frame; and what is to be said of it.
+    #[cold]
+    fn look_again(
+        &mut self,
+        sample: &FlowSample<'_>,
+        sampling_rate: u32,
+        loss: Loss,
+    ) -> Result<Hit, Loss> {
+        let looked_at = [
+            Loss::NotIp,
+            Loss::UnknownVlan,
+            Loss::Broadcast,
+            Loss::Multicast,
+            Loss::UnknownSource,
+            Loss::UnknownDestination,
+        ];
+        if !looked_at.contains(&loss) {
+            return Err(loss);
+        }
+        let outer = Sampled::of(sample)?;
+        let frame = &outer.frame;
+        let switch = switch_vlans(sample);
+        let loss = match (self.pair_by_policy(sample, frame, switch), frame.protocol) {
+            (Ok(cell), Some(protocol)) => {
+                let bytes = outer.frame_length_bytes;
+                return self.settle(sample, frame, cell, sampling_rate, bytes, protocol);
+            }
+            // Between two members, whatever is inside; or nobody knows a member.
+            (Ok(_) | Err(Loss::SameVli | Loss::AcrossInfrastructures | Loss::NoTable), None) => {
+                return Err(self.say(sample, frame, switch, sampling_rate, Loss::NotIp));
+            }
+            (Err(loss), _) => loss,
+        };
+        let decapsulate = self.notes.policy.decapsulate;
+        let vxlan_ports = decapsulate.vxlan_port.map_or(VXLAN_PORTS, |port| [port; 2]);
+        if let Some(inner) = frame.inner(&vxlan_ports) {
+            let wanted = match inner.encapsulation {
+                Encapsulation::Vxlan => decapsulate.vxlan_port.is_some(),
+                Encapsulation::Mpls => decapsulate.mpls,
+                Encapsulation::Pbb => decapsulate.pbb,
+            };
+            if wanted {
+                return self.resolve_inner(sample, sampling_rate, &outer, &inner);
+            }
+            if !frame.destination.is_group() {
+                let stray = self.stray(sample, frame, switch, sampling_rate);
+                self.lookout.encapsulated(inner.encapsulation, inner.port, &stray);
+                return Err(Loss::Encapsulated);
+            }
+        }
+        let loss = if frame.protocol.is_some() { loss } else { Loss::NotIp };
+        Err(self.say(sample, frame, switch, sampling_rate, loss))
+    }
+
+    /// The frame inside of a sample's frame, of an agent that decapsulates: its bytes are those
+    /// of the outer one less what wraps it.
+    fn resolve_inner(
+        &mut self,
+        sample: &FlowSample<'_>,
+        sampling_rate: u32,
+        outer: &Sampled<'_>,
+        inner: &Inner<'_>,
+    ) -> Result<Hit, Loss> {
+        if !outer.is_plausible() {
+            return Err(Loss::ImplausibleLength);
+        }
+        // The record's VLAN may be one of the backbone.
+        let switch = switch_vlans(sample);
+        let policy = &self.notes.policy;
+        let is_known = |vlan: VlanTag| {
+            let alone = self.plan.table.vlan_by(
+                policy,
+                input_port(sample),
+                iter::once(vlan),
+                [VlanTag::NONE; 2],
+            );
+            vlan.is_some() && alone.is_ok()
+        };
+        let switch = switch.map(|vlan| if is_known(vlan) { vlan } else { VlanTag::NONE });
+        // What looks like a control word may be the address of a frame without one: what the table
+        // knows is right, else what is IP.
+        let mut likely: Result<Frame<'_>, Loss> = Err(Loss::HeaderTruncated);
+        for header in inner.behind_control_word.into_iter().chain([inner.header]) {
+            let Ok(frame) = Frame::parse(header) else { continue };
+            let removed = outer.captured_bytes.saturating_sub(header.len());
+            let bytes =
+                outer.frame_length_bytes.saturating_sub(u32::try_from(removed).unwrap_or(0));
+            if let Some(protocol) = frame.protocol {
+                if let Ok(cell) = self.pair_by_policy(sample, &frame, switch) {
+                    return self.settle(sample, &frame, cell, sampling_rate, bytes, protocol);
+                }
+                likely = likely.ok().filter(|frame| frame.protocol.is_some()).map_or(Ok(frame), Ok);
+            } else {
+                likely = likely.or(Ok(frame));
+            }
+        }
+        let frame = likely?;
+        let loss = match frame.protocol {
+            Some(_) => self.pair_by_policy(sample, &frame, switch).err(),
+            None => None,
+        };
+        Err(self.say(sample, &frame, switch, sampling_rate, loss.unwrap_or(Loss::NotIp)))
+    }
+
+    fn stray(
+        &self,
+        sample: &FlowSample<'_>,
+        frame: &Frame<'_>,
+        switch: [VlanTag; 2],
+        sampling_rate: u32,
+    ) -> Stray {
+        let policy = &self.notes.policy;
+        let if_index = input_port(sample);
+        let vlan = self.plan.table.vlan_by(policy, if_index, frame.tags(), switch);
+        Stray {
+            port: SwitchPort { agent: self.agent, if_index },
+            vlan: vlan.unwrap_or_else(|meant| meant),
+            source: frame.source,
+            destination: frame.destination,
+            packets: sampling_rate,
+            stamp_millis: self.stamp_millis,
+        }
+    }
+
+    /// Keeps what is to be told of a frame that does not count, and returns why it does not.
+    fn say(
+        &mut self,
+        sample: &FlowSample<'_>,
+        frame: &Frame<'_>,
+        switch: [VlanTag; 2],
+        sampling_rate: u32,
+        loss: Loss,
+    ) -> Loss {
+        if let Some(address) = frame.announced() {
+            self.lookout.announced(frame.source, address);
+        }
+        let stray = self.stray(sample, frame, switch, sampling_rate);
+        match loss {
+            Loss::NotIp => self.lookout.ether_type(frame.ether_type, &stray),
+            Loss::UnknownVlan => self.lookout.unknown_vlan(&stray, self.plan),
+            Loss::UnknownSource => self.lookout.unknown_mac(End::Source, &stray, self.plan),
+            Loss::UnknownDestination if sample.output.format == INTERFACE_FORMAT_SEVERAL => {
+                return Loss::Flooded;
+            }
+            Loss::UnknownDestination => {
+                self.lookout.unknown_mac(End::Destination, &stray, self.plan);
+            }
+            _ => {}
+        }
+        loss
     }
 }
 
 impl Visitor for Walk<'_> {
     #[inline]
     fn flow_sample(&mut self, sample: &FlowSample<'_>) {
-        match self.resolve(sample) {
+        let (direction, sampling_rate) = self.notes.flow_sample(sample);
+        let resolved = self.resolve(sample, direction, sampling_rate);
+        match resolved.or_else(|loss| self.look_again(sample, sampling_rate, loss)) {
             Ok(hit) => {
                 self.notes.totals.counted += 1;
                 self.hits.push(hit);

@@ -2,13 +2,14 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use ixflow::control::api::MacTableKind;
 use ixflow::control::config::{AGENT_BLOCK, AGENT_KEYS, Config, KEYS, Key, RrdcachedUse};
-use ixflow::ixp::InfrastructureId;
+use ixflow::ixp::{InfrastructureId, VlanTag};
 use ixflow::receive::Spread;
-use ixflow::resolve::Direction;
+use ixflow::resolve::{CorePorts, Decapsulate, Direction};
 use ixflow::sink::Create;
 
 /// The example of IXP Manager's documentation (docs.ixpmanager.org, sFlow, configuration).
@@ -80,8 +81,11 @@ fn every_new_setting_is_read() {
          sflow_agents_max = 7\n\
          sflow_data_sources_max = 8\n\
          debug = 1\n\
-         <sflow_agent 192.0.2.1>\nsampling_rate = 4096\ndirection = egress\n</sflow_agent>\n\
-         <sflow_agent 2001:DB8::0>\ndirection = both\n</sflow_agent>",
+         <sflow_agent 192.0.2.1>\nsampling_rate = 4096\ndirection = egress\n\
+         vlan_alias = 2017=10, 33:99=20\nvlan_alias 34:99=30\nuntagged_vlan = 10\n\
+         infrastructure = 2\ndecapsulate = vxlan:8472 mpls\ncore_ports = 49, 7 49\n</sflow_agent>\n\
+         <sflow_agent 2001:DB8::0>\ndirection = both\ncore_ports = auto\ndecapsulate = vxlan pbb\n\
+         </sflow_agent>",
     );
     assert_eq!(config.rrdcached, RrdcachedUse::Direct);
     assert_eq!(config.rrdcached_socket.to_string(), "cache.example:42217");
@@ -96,9 +100,19 @@ fn every_new_setting_is_read() {
     assert_eq!((config.agents_max, config.data_sources_max, config.debug), (7, 8, true));
     let allow: Vec<_> = config.agents_allow.iter().map(ToString::to_string).collect();
     assert_eq!(allow, ["192.0.2.0/24", "2001:db8::/32", "198.51.100.1/32"]);
-    let agent = |address: &str| config.agents[&address.parse().unwrap()];
+    let agent = |address: &str| &config.agents[&address.parse::<IpAddr>().unwrap()];
     assert_eq!(agent("192.0.2.1").sampling_rate, Some(4096));
     assert_eq!(agent("192.0.2.1").direction, Direction::Egress);
+    let aliases: Vec<_> = agent("192.0.2.1").vlan_aliases.iter().map(ToString::to_string).collect();
+    assert_eq!(aliases, ["2017=10", "33:99=20", "34:99=30"]);
+    assert_eq!(agent("192.0.2.1").untagged_vlan, Some(VlanTag::new(10)));
+    assert_eq!(agent("192.0.2.1").infrastructure, Some(InfrastructureId(2)));
+    let decapsulate = Decapsulate { vxlan_port: Some(8_472), mpls: true, pbb: false };
+    assert_eq!(agent("192.0.2.1").decapsulate, decapsulate);
+    assert_eq!(agent("192.0.2.1").core_ports, CorePorts::List([7, 49].into()));
+    assert_eq!(agent("2001:db8::").core_ports, CorePorts::Auto);
+    let decapsulate = Decapsulate { vxlan_port: Some(4_789), mpls: false, pbb: true };
+    assert_eq!(agent("2001:db8::").decapsulate, decapsulate);
     assert_eq!(agent("2001:db8::").sampling_rate, None);
     assert_eq!(agent("2001:db8::").direction, Direction::Both);
     assert_eq!(config.notices, [""; 0]);

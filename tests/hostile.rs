@@ -133,10 +133,18 @@ fn good_samples_count_between_hostile_ones() {
         "members = 4\nsampling_rate = 509\ncounters_interval_secs = 20\n[noise]\narp = 0.1\n",
     );
     let good = good.unwrap();
-    let other = Fabric::from_toml(
-        "members = 4\nmacs_per_member = 2\nseed = 3\n[[infrastructure]]\nid = 9\n\
-         [[infrastructure.vlan]]\ntag = 999\n",
-    );
+    let members: String = (1..=4)
+        .map(|n| {
+            format!(
+                "[[infrastructure.vlan.member]]\nswitch = {}\n\
+                 macs = [\"0a:00:00:00:{n:02}:01\", \"0a:00:00:00:{n:02}:02\"]\n",
+                n % 2
+            )
+        })
+        .collect();
+    let other = Fabric::from_toml(&format!(
+        "seed = 3\n[[infrastructure]]\nid = 9\n[[infrastructure.vlan]]\ntag = 999\n{members}"
+    ));
     let other = other.unwrap();
     let (table, _) = MacTable::build(&good.mac_table()).unwrap();
     let sums: Arc<[AtomicU64; 3]> = Arc::default();

@@ -144,7 +144,7 @@ impl Yield {
         // The lowest bit of the first octet.
         let is_group = |mac: &str| u8::from_str_radix(&mac[..2], 16).unwrap() & 1 == 1;
         if is_group(destination) {
-            return Err("group");
+            return Err(if destination == "ffffffffffff" { "broadcast" } else { "multicast" });
         }
         if is_group(source) {
             // Nobody's address, in no table.

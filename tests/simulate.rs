@@ -272,7 +272,7 @@ fn judge(flow: &Flow, table: &Table, vlans: &HashSet<u16>) -> Verdict {
         return Verdict::Lost(Loss::UnknownVlan);
     }
     if mac(0).is_group() {
-        return Verdict::Lost(Loss::Group);
+        return Verdict::Lost(Loss::Multicast);
     }
     let Some(&source) = table.get(&(vlan, mac(6))) else {
         return Verdict::Lost(Loss::UnknownSource);
@@ -386,7 +386,7 @@ fn truth_equals_a_naive_recount_with_every_feature() {
     let noise = [
         Loss::NotIp,
         Loss::UnknownVlan,
-        Loss::Group,
+        Loss::Multicast,
         Loss::UnknownSource,
         Loss::UnknownDestination,
         Loss::SameVli,

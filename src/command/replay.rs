@@ -20,7 +20,7 @@ use crate::loss::Loss;
 use crate::pipeline::{Pipeline, PipelineError, Setup};
 use crate::receive::capture::{CaptureError, CaptureSource, Skipped};
 use crate::receive::{Batch, Received, Source};
-use crate::resolve::{AgentPolicy, Conflict, Direction, MacTable, Plan, TableError};
+use crate::resolve::{Conflict, Direction, MacTable, Plan, TableError};
 use crate::sink::{Receipt, Sink, SinkError};
 use crate::state::State;
 
@@ -115,7 +115,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     };
     let mut policy = policy(&config);
     if let Some(direction) = arguments.direction {
-        policy.other_agents = AgentPolicy { direction, ..policy.other_agents };
+        policy.other_agents.direction = direction;
         for agent in policy.agents.values_mut() {
             agent.direction = direction;
         }

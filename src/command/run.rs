@@ -18,6 +18,7 @@ use crate::clock::Clock;
 use crate::control::api::{self, ApiError, Client, Fetched, LastGood, Limits};
 use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::control::service::{self, Readiness};
+use crate::finding::Finding;
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
@@ -43,6 +44,9 @@ const NO_TABLE_RETRY_SECS: u64 = 10;
 
 /// Conflicts that are remembered as reported.
 const CONFLICTS_MAX: usize = 10_000;
+
+/// Findings that are said in a minute at the most; further ones in the next.
+const FINDINGS_PER_MINUTE_MAX: usize = 20;
 
 /// The file in the state directory that a daemon locks, with its process id.
 pub(super) const LOCK_FILE: &str = "ixflow.lock";
@@ -219,6 +223,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
             state: state.clone(),
             clock,
             reload,
+            said: BTreeSet::new(),
             readiness: Readiness::new(),
             failure: String::new(),
         };
@@ -433,6 +438,8 @@ struct Control {
     state: Arc<State>,
     clock: Clock,
     reload: Arc<Notify>,
+    /// Findings that were said, by name and subject.
+    said: BTreeSet<(&'static str, String)>,
     readiness: Readiness,
     /// Why the last fetch failed; empty if it did not.
     failure: String,
@@ -460,6 +467,8 @@ impl Control {
                     }
                 }
                 _ = summary_at.tick() => {
+                    self.state.refresh_findings();
+                    self.say_findings();
                     let now = Snapshot::take(&self.state);
                     summary(&self.state, &snapshot, "in the last minute");
                     let minute = now.totals.since(&snapshot.totals);
@@ -478,6 +487,20 @@ impl Control {
                 }
             }
         }
+    }
+
+    /// Says each finding once, as long as it is there.
+    fn say_findings(&mut self) {
+        let findings = self.state.findings();
+        let key = |finding: &Finding| (finding.name, finding.subject.clone());
+        let keys: BTreeSet<_> = findings.iter().map(key).collect();
+        self.said.retain(|said| keys.contains(said));
+        let news = findings.iter().filter(|finding| !self.said.contains(&key(finding)));
+        let news: Vec<_> = news.take(FINDINGS_PER_MINUTE_MAX).collect();
+        for finding in &news {
+            tracing::warn!("{finding}");
+        }
+        self.said.extend(news.into_iter().map(key));
     }
 
     fn now_secs(&self) -> u64 {
@@ -618,12 +641,16 @@ fn summary(state: &State, before: &Snapshot, when: &str) {
     let totals = now.totals.since(&before.totals);
     let losses: String =
         totals.losses.iter().map(|(loss, count)| format!(" {}={count}", loss.name())).collect();
+    let inferred = match totals.vlan_inferred {
+        0 => String::new(),
+        samples => format!(" (vlan_inferred={samples})"),
+    };
     let (waiting, millis) = {
         let write = state.write();
         (write.backlog, write.last_millis)
     };
     tracing::info!(
-        "{when}: datagrams={} samples={} counted={}{losses} sequence_gaps={} agent_drops={} \
+        "{when}: datagrams={} samples={} counted={}{inferred}{losses} sequence_gaps={} agent_drops={} \
          socket_drops={} updated={} created={} refused={} flush_millis={millis} \
          backlog={waiting} intervals_dropped={} clock_set_back={}",
         totals.datagrams,

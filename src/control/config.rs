@@ -20,9 +20,9 @@ use reqwest::Url;
 use super::api::{MacTableKind, Portal};
 use super::general::{self, Body, Entry, Place};
 use crate::agent::{DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
-use crate::ixp::{InfrastructureId, IpPrefix};
+use crate::ixp::{InfrastructureId, IpPrefix, VlanTag};
 use crate::receive::Spread;
-use crate::resolve::AgentPolicy;
+use crate::resolve::{AgentPolicy, CorePorts, VlanAlias};
 use crate::sink::Create;
 use crate::sink::rrdcached::Address;
 
@@ -47,6 +47,11 @@ pub const DEFAULT_RECEIVE_BUFFER_BYTES: usize = 64 << 20;
 pub const WORKERS_MAX: usize = 256;
 /// Addresses in `sflow_listen` at the most.
 pub const LISTEN_MAX: usize = 64;
+
+/// Aliases in the `vlan_alias` of an agent at the most.
+pub const VLAN_ALIASES_MAX: usize = 1_024;
+/// Ports in the `core_ports` of an agent at the most.
+pub const CORE_PORTS_MAX: usize = 4_096;
 
 /// The settings of the daemon.
 #[derive(Clone, PartialEq, Debug)]
@@ -811,13 +816,107 @@ pub const AGENT_KEYS: &[Key<AgentPolicy>] = &[
     },
     Key {
         name: "direction",
-        expected: "ingress, egress or both",
+        expected: "ingress, egress, both or none",
         default: "ingress",
         meaning: "Which samples count: those taken where packets come in, those where they go \
-                  out, or `both` for an agent whose samples do not say.",
+                  out, or `both` for an agent whose samples do not say; `none` for an agent that \
+                  another one repeats.",
         list: false,
         set: |policy, text| keep(&mut policy.direction, text.parse().ok()),
         show: |policy| Some(policy.direction.name().into()),
+    },
+    Key {
+        name: "vlan_alias",
+        expected: "FROM=TO or IFINDEX:FROM=TO, VLANs from 1 to 4094, each port and FROM once",
+        default: "",
+        meaning: "VLANs that ports translate: what a frame calls FROM is the peering VLAN TO, at \
+                  one port (its ifIndex) or at all; several with commas or spaces, or in several \
+                  lines.",
+        list: true,
+        set: |policy, text| {
+            every_word(text, |word| {
+                word.parse::<VlanAlias>().is_ok_and(|alias| {
+                    let same = |a: &VlanAlias| (a.if_index, a.from) == (alias.if_index, alias.from);
+                    let fits = !policy.vlan_aliases.iter().any(same)
+                        && policy.vlan_aliases.len() < VLAN_ALIASES_MAX;
+                    policy.vlan_aliases.push(alias);
+                    fits
+                })
+            })
+        },
+        show: |policy| shown_some(&policy.vlan_aliases),
+    },
+    Key {
+        name: "untagged_vlan",
+        expected: "a VLAN, 1 to 4094",
+        default: "",
+        meaning: "VLAN of the frames of which neither a tag nor the switch says one; if absent, \
+                  the one VLAN on which both ends are known.",
+        list: false,
+        set: |policy, text| {
+            keep(&mut policy.untagged_vlan, number(text, 1..=4_094).map(|n| Some(VlanTag::new(n))))
+        },
+        show: |policy| policy.untagged_vlan.map(|vlan| i64::from(vlan.as_u16()).into()),
+    },
+    Key {
+        name: "infrastructure",
+        expected: "the number of an infrastructure in IXP Manager's database",
+        default: "",
+        meaning: "The infrastructure that the agent belongs to: settles VLANs and MAC addresses \
+                  that several have.",
+        list: false,
+        set: |policy, text| {
+            keep(&mut policy.infrastructure, text.parse().ok().map(|id| Some(InfrastructureId(id))))
+        },
+        show: |policy| policy.infrastructure.map(|InfrastructureId(id)| i64::from(id).into()),
+    },
+    Key {
+        name: "decapsulate",
+        expected: "vxlan, vxlan:PORT, mpls or pbb, several with spaces",
+        default: "",
+        meaning: "Count the Ethernet frame inside of VXLAN (UDP port 4789 or PORT), MPLS or \
+                  802.1ah, unless the outer one is between members itself; several with commas \
+                  or spaces.",
+        list: true,
+        set: |policy, text| every_word(text, |word| policy.decapsulate.add(word)),
+        show: |policy| shown_some(&policy.decapsulate.words()),
+    },
+    Key {
+        name: "core_ports",
+        expected: "report, auto, off, or ifIndexes",
+        default: "report",
+        meaning: "Links between switches, whose samples count packets a second time: find and \
+                  `report` them; find them and leave their samples out (`auto`); do not look for \
+                  them (`off`); or leave out those of the ports listed, with commas or spaces.",
+        list: false,
+        set: |policy, text| {
+            let value = match text {
+                "report" => Some(CorePorts::Report),
+                "auto" => Some(CorePorts::Auto),
+                "off" => Some(CorePorts::Off),
+                _ => {
+                    let mut ports = Vec::new();
+                    let fits = every_word(text, |word| {
+                        word.parse().is_ok_and(|port: u32| {
+                            ports.push(port);
+                            ports.len() <= CORE_PORTS_MAX
+                        })
+                    });
+                    ports.sort_unstable();
+                    ports.dedup();
+                    fits.then(|| CorePorts::List(ports.into()))
+                }
+            };
+            keep(&mut policy.core_ports, value)
+        },
+        show: |policy| {
+            Some(match &policy.core_ports {
+                CorePorts::Report => "report".into(),
+                CorePorts::Auto => "auto".into(),
+                CorePorts::Off => "off".into(),
+                CorePorts::List(ports) => shown_list(ports),
+            })
+        },
     },
 ];
 
@@ -931,6 +1030,11 @@ fn sflowtool_listen(options: &str) -> Option<Vec<SocketAddr>> {
 fn shown_number<N: TryInto<i64>>(number: N) -> toml::Value {
     // Every number of the settings has a limit far below 2^63.
     toml::Value::Integer(number.try_into().unwrap_or(i64::MAX))
+}
+
+/// A list, unless it is empty.
+fn shown_some<T: fmt::Display>(list: &[T]) -> Option<toml::Value> {
+    (!list.is_empty()).then(|| shown_list(list))
 }
 
 fn shown_list<T: fmt::Display>(list: &[T]) -> toml::Value {

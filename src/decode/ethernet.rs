@@ -3,6 +3,14 @@
 //! Only what decides whether and for whom a frame counts is read. That is also all that is
 //! trusted: an EtherType says IPv4 or IPv6, and the packet behind it is not looked at, since a
 //! sampled header may end right there.
+//!
+//! Of frames that do not count more is read, off the path of those that do: the Ethernet frame
+//! that another one wraps ([`Frame::inner`]), and who says that it has which IP address
+//! ([`Frame::announced`]).
+
+use std::net::IpAddr;
+
+use serde::Serialize;
 
 use crate::ixp::{IpProtocol, Mac, VlanTag};
 use crate::loss::Loss;
@@ -27,6 +35,45 @@ pub struct Frame<'a> {
     pub ether_type: u16,
     /// Tag protocol ids and tag control information, as they stand in the header.
     tags: &'a [u8],
+    /// What is sampled behind the EtherType.
+    payload: &'a [u8],
+}
+
+/// What wraps an Ethernet frame.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encapsulation {
+    /// UDP over IPv4 or IPv6 (RFC 7348).
+    Vxlan,
+    /// Ethernet over MPLS (RFC 4448).
+    Mpls,
+    /// Provider backbone bridging (IEEE 802.1ah).
+    Pbb,
+}
+
+impl Encapsulation {
+    /// The word in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Encapsulation::Vxlan => "vxlan",
+            Encapsulation::Mpls => "mpls",
+            Encapsulation::Pbb => "pbb",
+        }
+    }
+}
+
+/// A frame inside of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inner<'a> {
+    /// What wraps it.
+    pub encapsulation: Encapsulation,
+    /// The UDP port of VXLAN; else 0.
+    pub port: u16,
+    /// The inner header, from its destination address on.
+    pub header: &'a [u8],
+    /// The same if the first four bytes are a control word (RFC 4448, section 4.6): a first
+    /// nibble of 0 is that of one, and of many MAC addresses.
+    pub behind_control_word: Option<&'a [u8]>,
 }
 
 impl<'a> Frame<'a> {
@@ -58,7 +105,17 @@ impl<'a> Frame<'a> {
             protocol: IpProtocol::from_ether_type(u32::from(ether_type)),
             ether_type,
             tags: &stack[..tags_length],
+            payload: rest,
         })
+    }
+
+    /// What the sampled Ethernet record says: no tags, and nothing behind the EtherType.
+    #[inline]
+    pub fn untagged(source: Mac, destination: Mac, ether_type: u32) -> Frame<'a> {
+        let protocol = IpProtocol::from_ether_type(ether_type);
+        // A number that is none stands for no EtherType of any name.
+        let ether_type = u16::try_from(ether_type).unwrap_or(u16::MAX);
+        Frame { destination, source, protocol, ether_type, tags: &[], payload: &[] }
     }
 
     /// The VLAN tags, outermost first; absent ids (0, 4095) are left out.
@@ -69,6 +126,95 @@ impl<'a> Frame<'a> {
             .map(|&[_, _, high, low]| VlanTag::new(u32::from(high & 0x0f) << 8 | u32::from(low)))
             .filter(|tag| tag.is_some())
     }
+
+    /// The first bytes behind the EtherType, or the 802.3 length field.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// The Ethernet frame that this one wraps, if it looks like one: IEEE 802.1ah by its I-TAG,
+    /// MPLS by its EtherType, VXLAN by one of these UDP ports and its flag.
+    pub fn inner(&self, vxlan_ports: &[u16]) -> Option<Inner<'a>> {
+        let whole = |encapsulation, port, header| {
+            Some(Inner { encapsulation, port, header, behind_control_word: None })
+        };
+        match self.ether_type {
+            // Priority, flags and the 24 bits of the I-SID stand before the customer's frame.
+            PBB => whole(Encapsulation::Pbb, 0, self.payload.get(4..)?),
+            MPLS | MPLS_UPSTREAM => {
+                let (labels, _) = self.payload.as_chunks::<4>();
+                // RFC 3032, 2.1: the lowest bit of the third byte is the bottom of the stack.
+                let bottom = labels.iter().position(|label| label[2] & 1 == 1)?;
+                let header = &self.payload[4 * (bottom + 1)..];
+                // RFC 4928, 3: 4 and 6 are IP, a layer 3 service.
+                let behind_control_word = match header.first()? >> 4 {
+                    0 => header.get(4..),
+                    _ => None,
+                };
+                let encapsulation = Encapsulation::Mpls;
+                Some(Inner { encapsulation, port: 0, header, behind_control_word })
+            }
+            _ => {
+                let udp = udp(self.protocol?, self.payload)?;
+                let port = u16::from_be_bytes(*udp.get(2..)?.first_chunk()?);
+                // The flag that says that the network identifier is one (RFC 7348, section 5).
+                let vxlan = vxlan_ports.contains(&port) && udp.get(8)? & 0x08 != 0;
+                if vxlan { whole(Encapsulation::Vxlan, port, udp.get(16..)?) } else { None }
+            }
+        }
+    }
+
+    /// The IP address that the frame's source says to have: the sender of ARP (RFC 826), of a
+    /// neighbour solicitation, or the target of a neighbour advertisement (RFC 4861, 4.3 and
+    /// 4.4). Not one that is said in another's name.
+    pub fn announced(&self) -> Option<IpAddr> {
+        if self.ether_type == ARP {
+            // Hardware Ethernet, protocol IPv4, lengths 6 and 4; operation; sender's addresses.
+            let (&[0, 1, 8, 0, 6, 4, _, _], rest) = self.payload.split_first_chunk()? else {
+                return None;
+            };
+            let (&hardware, rest) = rest.split_first_chunk::<6>()?;
+            let &address = rest.first_chunk::<4>()?;
+            let own = Mac::from_octets(hardware) == self.source && address != [0; 4];
+            return own.then(|| address.into());
+        }
+        // A fixed header with ICMPv6 right behind it, hop limit 255.
+        let header =
+            self.payload.first_chunk::<40>().filter(|_| self.protocol == Some(IpProtocol::V6))?;
+        if header[6] != ICMP_V6 || header[7] != 255 {
+            return None;
+        }
+        let address: [u8; 16] = match self.payload.get(40)? {
+            135 => *header[8..].first_chunk()?,
+            136 => *self.payload.get(48..)?.first_chunk()?,
+            _ => return None,
+        };
+        (address != [0; 16]).then(|| address.into())
+    }
+}
+
+/// EtherTypes that are read further.
+const ARP: u16 = 0x0806;
+const MPLS: u16 = 0x8847;
+const MPLS_UPSTREAM: u16 = 0x8848;
+const PBB: u16 = 0x88e7;
+
+/// Protocol numbers of IP.
+const UDP: u8 = 17;
+const ICMP_V6: u8 = 58;
+
+/// UDP in an IP packet that is no later fragment and has no extension headers.
+fn udp(protocol: IpProtocol, packet: &[u8]) -> Option<&[u8]> {
+    let length = match protocol {
+        IpProtocol::V4 => {
+            let header = packet.first_chunk::<20>()?;
+            let first = header[6] & 0x1f == 0 && header[7] == 0;
+            let length = usize::from(header[0] & 0x0f) * 4;
+            (first && header[9] == UDP && header[0] >> 4 == 4 && length >= 20).then_some(length)
+        }
+        IpProtocol::V6 => (*packet.get(6)? == UDP && packet[0] >> 4 == 6).then_some(40),
+    };
+    packet.get(length?..)
 }
 
 /// Reads on behind an 802.3 length field. Out of the path of IP at an exchange, where spanning
@@ -104,6 +250,7 @@ fn truncated() -> Loss {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "ports are cut into their bytes")]
 mod tests {
     use super::*;
 
@@ -196,6 +343,97 @@ mod tests {
             let read = frame(behind);
             assert_eq!((read.protocol, read.ether_type), (None, 0x0040), "{behind:02x?}");
         }
+    }
+
+    /// An inner frame: IPv6 between addresses of its own.
+    const INNER: [u8; 15] = [0x02, 0, 0, 0, 0, 0x11, 0x02, 0, 0, 0, 0, 0x22, 0x86, 0xdd, 0x60];
+
+    fn vxlan_v4(port: u16, flags: u8) -> Vec<u8> {
+        let mut packet = vec![0x08, 0x00, 0x46, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0];
+        packet.extend([192, 0, 2, 1, 192, 0, 2, 2]);
+        packet.extend([0; 4]);
+        packet.extend([0xc0, 0, (port >> 8) as u8, port as u8, 0, 0, 0, 0]);
+        packet.extend([flags, 0, 0, 0, 0, 0, 42, 0]);
+        [&packet[..], &INNER].concat()
+    }
+
+    fn vxlan_v6(port: u16) -> Vec<u8> {
+        let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 17, 64];
+        packet.extend([0x20; 32]);
+        packet.extend([0xc0, 0, (port >> 8) as u8, port as u8, 0, 0, 0, 0]);
+        packet.extend([0x08, 0, 0, 0, 0, 0, 42, 0]);
+        [&packet[..], &INNER].concat()
+    }
+
+    #[test]
+    fn vxlan_is_known_by_its_port_and_flag() {
+        for packet in [vxlan_v4(4789, 0x08), vxlan_v6(4789)] {
+            let inner = frame(&packet).inner(&[8472, 4789]).unwrap();
+            assert_eq!((inner.encapsulation, inner.port), (Encapsulation::Vxlan, 4789));
+            assert_eq!((inner.header, inner.behind_control_word), (&INNER[..], None));
+            assert_eq!(frame(&packet).inner(&[8472]), None);
+            for end in 0..packet.len() - INNER.len() {
+                let cut = header(&packet[..end]);
+                let inner = Frame::parse(&cut).ok().and_then(|frame| frame.inner(&[4789]));
+                assert_eq!(inner, None, "{end}");
+            }
+        }
+        assert_eq!(frame(&vxlan_v4(4789, 0)).inner(&[4789]), None);
+        let mut fragment = vxlan_v4(4789, 0x08);
+        fragment[9] = 1;
+        assert_eq!(frame(&fragment).inner(&[4789]), None);
+    }
+
+    #[test]
+    fn a_control_word_may_stand_before_an_ethernet_frame_over_mpls() {
+        let labels = [0x88, 0x47, 0, 1, 0x00, 64, 0, 2, 0x01, 64];
+        let plain = [&labels[..], &INNER].concat();
+        let inner = frame(&plain).inner(&[]).unwrap();
+        assert_eq!((inner.encapsulation, inner.header), (Encapsulation::Mpls, &INNER[..]));
+        assert_eq!(inner.behind_control_word, Some(&INNER[4..]), "02:... may be one");
+        let worded = [&labels[..], &[0, 0, 0, 7], &INNER].concat();
+        assert_eq!(frame(&worded).inner(&[]).unwrap().behind_control_word, Some(&INNER[..]));
+        let mut other = plain.clone();
+        other[10] = 0x52;
+        assert_eq!(frame(&other).inner(&[]).unwrap().behind_control_word, None);
+        assert_eq!(frame(&labels[..6]).inner(&[]), None, "the bottom is not there");
+    }
+
+    #[test]
+    fn a_backbone_frame_may_have_a_backbone_tag() {
+        let service = [0x88, 0xe7, 0, 1, 2, 3];
+        let tagged = [&[0x88, 0xa8, 0, 100][..], &service, &INNER].concat();
+        for packet in [&[&service[..], &INNER].concat(), &tagged] {
+            let inner = frame(packet).inner(&[]).unwrap();
+            assert_eq!((inner.encapsulation, inner.header), (Encapsulation::Pbb, &INNER[..]));
+        }
+        assert_eq!(frame(&[0x88, 0xe7, 0, 1]).inner(&[]), None);
+    }
+
+    #[test]
+    fn who_says_that_it_has_an_address() {
+        let mut arp = vec![0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1];
+        arp.extend(SOURCE);
+        arp.extend([192, 0, 2, 7, 0, 0, 0, 0, 0, 0, 192, 0, 2, 8]);
+        assert_eq!(frame(&arp).announced(), Some([192, 0, 2, 7].into()));
+        assert_eq!(frame(&arp[..18]).announced(), None, "cut off");
+        let mut proxy = arp.clone();
+        proxy[10] ^= 1;
+        assert_eq!(frame(&proxy).announced(), None, "in another's name");
+        arp[16..20].fill(0);
+        assert_eq!(frame(&arp).announced(), None, "a probe");
+
+        let mut discovery = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255];
+        discovery.extend([0x20; 16]);
+        discovery.extend([0x30; 16]);
+        discovery.extend([135, 0, 0, 0, 0, 0, 0, 0]);
+        discovery.extend([0x40; 16]);
+        assert_eq!(frame(&discovery).announced(), Some([0x20; 16].into()), "a solicitation");
+        discovery[42] = 136;
+        assert_eq!(frame(&discovery).announced(), Some([0x40; 16].into()), "an advertisement");
+        discovery[42] = 128;
+        assert_eq!(frame(&discovery).announced(), None, "an echo");
+        assert_eq!(frame(&[0x86, 0xdd, 0x60]).announced(), None);
     }
 
     #[test]

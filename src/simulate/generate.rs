@@ -487,10 +487,10 @@ impl Generator {
             Some(Loss::UnknownDestination) => {
                 destination_mac = [0x02, 0xff, 0, 0, 1, destination_mac[5]];
             }
-            Some(Loss::Group) if kind == FrameKind::V6 => {
+            Some(Loss::Multicast) if kind == FrameKind::V6 => {
                 destination_mac = [0x33, 0x33, 0, 0, 0, 1]
             }
-            Some(Loss::Group) => destination_mac = [0x01, 0x00, 0x5e, 0, 0, 5],
+            Some(Loss::Multicast) => destination_mac = [0x01, 0x00, 0x5e, 0, 0, 5],
             Some(Loss::UnknownVlan) => vlan = self.unknown_vlan,
             // Reason 256: unknown (sFlow v5, section 5, struct interface).
             Some(Loss::Discarded) => output = 256,
@@ -794,7 +794,7 @@ impl super::Noise {
         [
             (Loss::NotIp, self.arp),
             (Loss::UnknownVlan, self.unknown_vlan),
-            (Loss::Group, self.multicast),
+            (Loss::Multicast, self.multicast),
             (Loss::UnknownSource, self.unknown_source),
             (Loss::UnknownDestination, self.unknown_destination),
             (Loss::SameVli, self.same_vli),

@@ -38,6 +38,14 @@ pub(crate) fn flow(sampling_rate: u32, records: &[Vec<u8>]) -> Vec<u8> {
     block(1, &flow_content(sampling_rate, count, records))
 }
 
+/// A flow sample at ingress whose packet went out where the word says (typedef interface).
+pub(crate) fn flow_out(sampling_rate: u32, output: u32, records: &[Vec<u8>]) -> Vec<u8> {
+    let count = u32::try_from(records.len()).expect("test data are short");
+    let mut content = flow_content(sampling_rate, count, records);
+    content[24..28].copy_from_slice(&output.to_be_bytes());
+    block(1, &content)
+}
+
 /// A raw packet header record of an Ethernet frame.
 pub(crate) fn raw(frame_length: u32, header: &[u8]) -> Vec<u8> {
     block(1, &[words(&[1, frame_length, 4, length_of(header)]), header.to_vec()].concat())
