@@ -36,8 +36,9 @@
 //! - [`worker`]: the corridor: one thread takes a batch through the four rooms, and hands its
 //!   ledger over where a step ends or the [`worker::Epoch`] moves.
 //! - [`flush`]: ledgers become [`flush::Interval`]s, which wait in a [`flush::Backlog`].
-//! - [`sink`]: the RRD tree, and what writes it: [`sink::rrdcached`], [`sink::librrd`]; new files
-//!   are made whole by [`sink::file`]; [`sink::writer`] is the thread that retries.
+//! - [`sink`]: the RRD tree, and what writes it: [`sink::rrdcached`], or [`sink::direct`] by our own
+//!   writer of [`sink::file`], which makes new files too, and [`sink::librrd`] for the others;
+//!   [`sink::writer`] is the thread that retries.
 //! - [`pipeline`]: the assembly of all this, for the daemon, a replay, the demo and the tests.
 //!
 //! # Around the path

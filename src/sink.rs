@@ -29,6 +29,7 @@ use std::io;
 use crate::finding::Finding;
 use crate::flush::Interval;
 
+pub mod direct;
 mod feed;
 pub mod file;
 mod header;

@@ -23,7 +23,7 @@ use ixflow::pipeline::{Pipeline, Setup};
 use ixflow::receive::{Batch, Received, Source};
 use ixflow::resolve::Plan;
 use ixflow::simulate::{Fabric, Truth};
-use ixflow::sink::librrd::Librrd;
+use ixflow::sink::direct::Direct;
 use ixflow::sink::{Create, Tree};
 use ixflow::state::State;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
@@ -260,7 +260,7 @@ fn a_worker_that_hangs_is_named() {
         when_full: WhenFull::DropOldest,
     };
     let tree = Tree::open(directory.path()).unwrap();
-    let sink = Box::new(Librrd::new(tree, Create::OnTraffic));
+    let sink = Box::new(Direct::new(tree, Create::OnTraffic, 1).unwrap());
     let pipeline = Pipeline::start(sources, Plan::default(), setup, sink, &state).unwrap();
 
     let still_max = Duration::from_secs(15);

@@ -12,7 +12,8 @@ use ixflow::count::Traffic;
 use ixflow::flush::{Interval, PairTraffic, VlanTraffic};
 use ixflow::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 use ixflow::resolve::Lan;
-use ixflow::sink::librrd::{Librrd, fetch, graph_png};
+use ixflow::sink::direct::Direct;
+use ixflow::sink::librrd::{fetch, graph_png};
 use ixflow::sink::rrdcached::{Address, Rrdcached, Settings};
 use ixflow::sink::{ARCHIVES, Consolidation, Create, File, Receipt, Sink, SinkError, Tree, file};
 
@@ -117,12 +118,12 @@ impl Bench {
     }
 }
 
-pub(crate) fn librrd() -> Bench {
+pub(crate) fn direct() -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("rrd tree");
     fs::create_dir(&root).unwrap();
     let tree = Tree::open(&root).unwrap();
-    let sink = Librrd::new(tree, Create::OnTraffic);
+    let sink = Direct::new(tree, Create::OnTraffic, 2).unwrap();
     Bench { sink: Box::new(sink), daemon: None, directory }
 }
 
@@ -167,7 +168,7 @@ fn with_daemon_of_nobody(options: &[&str]) -> Bench {
 /// Every way to write: alone; in batches, and pipelined as on the documented socket; over TCP;
 /// and where only the daemon can make files, with and without batches.
 pub(crate) fn benches() -> Vec<(&'static str, Bench)> {
-    let mut benches = vec![("librrd", librrd())];
+    let mut benches = vec![("direct", direct())];
     if daemon::is_installed() {
         let unix = |options| with_daemon(move |at| daemon::Rrdcached::start(at, options));
         let tcp = |options| with_daemon(move |at| daemon::Rrdcached::start_tcp(at, options));
@@ -407,7 +408,7 @@ fn a_deleted_file_is_made_again_when_its_pair_speaks() {
 
 #[test]
 fn files_that_are_there_are_fed_from_the_start() {
-    let bench = librrd();
+    let bench = direct();
     for file in [bytes4(1, 2), individual(1)] {
         assert!(file::create(&bench.path(file), START - 3000).unwrap());
     }
@@ -509,7 +510,7 @@ fn rrdtool_agrees() {
     if !daemon::is_installed() {
         return;
     }
-    let mut bench = librrd();
+    let mut bench = direct();
     bench.write_well(&interval(&[1, 2], &[(1, 2)], START, START + 300));
     let path = bench.path(bytes4(1, 2));
     let rrdtool = |arguments: &[&str]| {
@@ -541,7 +542,7 @@ fn rrdtool_agrees() {
 
 #[test]
 fn a_graph_is_a_png() {
-    let mut bench = librrd();
+    let mut bench = direct();
     for end in (1..=12).map(|step| START + 300 * step) {
         bench.write_well(&interval(&[1, 2], &[(1, 2), (2, 1)], end - 300, end));
     }

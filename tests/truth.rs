@@ -126,7 +126,7 @@ fn through_the_documented_rrdcached() {
 }
 
 #[test]
-fn directly_with_librrd() {
+fn directly() {
     every_file_holds_the_truth(&Bench::new("librrd", None));
 }
 

@@ -29,7 +29,7 @@ use crate::receive::{Batch, ListenError, Received, Source, UdpSockets, UdpSource
 use crate::resolve::{MacTable, Plan, Policy, TableError};
 use crate::simulate::send::{Limit, Pace, send};
 use crate::simulate::{DEFAULT_FABRIC, Fabric, FabricError, Generator, SimulatedSource};
-use crate::sink::librrd::Librrd;
+use crate::sink::direct::{self, Direct};
 use crate::sink::{Create, File, STEP_SECS, Tree};
 use crate::state::State;
 
@@ -193,7 +193,8 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         .copied()
         .unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
     let tree = Tree::open(&root).map_err(file_error(&root))?;
-    let sink = Librrd::new(tree, Create::OnTraffic);
+    let sink = Direct::new(tree, Create::OnTraffic, direct::default_threads())
+        .map_err(file_error(&root))?;
     let state = Arc::new(State::new(Agents::new(DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX), 1));
     let setup = Setup {
         step_secs: u32::try_from(STEP_SECS).unwrap_or(u32::MAX),

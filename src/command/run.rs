@@ -24,7 +24,7 @@ use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
 use crate::receive::{ListenError, Spread, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
-use crate::sink::librrd::Librrd;
+use crate::sink::direct::{self, Direct};
 use crate::sink::rrdcached::{self, Address, Rrdcached};
 use crate::sink::{Sink, Tree};
 use crate::state::{State, TableState};
@@ -325,7 +325,8 @@ pub(super) fn open_sink(
         Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
-        Ok(Box::new(Librrd::new(tree, config.create)))
+        let direct = Direct::new(tree, config.create, direct::default_threads());
+        Ok(Box::new(direct.map_err(tree_error)?))
     }
 }
 

@@ -186,6 +186,26 @@ impl Outcome {
         }
     }
 
+    /// What two threads did with their parts of an interval.
+    pub fn merge(mut self, other: Outcome) -> Outcome {
+        let Outcome { receipt, found, gone, lagging } = other;
+        // `updates` and `left_alone` are counted at the end.
+        let Receipt { accepted, already_there, ahead, refused, created, refusals, .. } = receipt;
+        self.receipt.accepted += accepted;
+        self.receipt.already_there += already_there;
+        self.receipt.ahead += ahead;
+        self.receipt.gone += receipt.gone;
+        self.receipt.refused += refused;
+        self.receipt.created += created;
+        self.receipt.refusals.extend(refusals);
+        self.receipt.refusals.truncate(REFUSALS_MAX);
+        self.found.extend(found);
+        self.gone.extend(gone);
+        let room = LAGGING_MAX.saturating_sub(self.lagging.len());
+        self.lagging.extend(lagging.into_iter().take(room));
+        self
+    }
+
     fn found(&mut self, update: &Update) {
         if !update.known {
             self.found.push(update.file);

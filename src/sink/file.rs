@@ -94,8 +94,9 @@ const CDP_UNKNOWN_STEPS: usize = 8;
 const CDP_PRIMARY: usize = 64;
 const CDP_SECONDARY: usize = 72;
 
-/// The name under which a file is made, in its directory, before it gets its own.
-const UNFINISHED: &str = ".ixflow-new";
+/// What stands for `rrd` in the name under which a file is made, before it gets its own: several
+/// threads make files in one directory.
+const UNFINISHED: &str = "ixflow-new";
 
 /// Makes `path` with a history of zeros up to `start_secs` (seconds since 1970, a multiple of the
 /// step), which becomes its last update; directories too. False: there is such a file, and it was
@@ -103,7 +104,7 @@ const UNFINISHED: &str = ".ixflow-new";
 ///
 /// The file appears whole or not at all.
 pub fn create(path: &Path, start_secs: u64) -> io::Result<bool> {
-    let unfinished = path.with_file_name(UNFINISHED);
+    let unfinished = path.with_extension(UNFINISHED);
     write_unfinished(&unfinished, start_secs)?;
     // A link, unlike a renaming, does not replace what is there.
     let linked = fs::hard_link(&unfinished, path);
@@ -117,7 +118,7 @@ pub fn create(path: &Path, start_secs: u64) -> io::Result<bool> {
 
 /// As [`create`], but replaces the file that is there.
 pub fn replace(path: &Path, start_secs: u64) -> io::Result<()> {
-    let unfinished = path.with_file_name(UNFINISHED);
+    let unfinished = path.with_extension(UNFINISHED);
     write_unfinished(&unfinished, start_secs)?;
     fs::rename(unfinished, path)
 }
@@ -1119,10 +1120,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a.rrd");
         fs::write(&path, "mine").unwrap();
-        fs::write(directory.path().join(UNFINISHED), "left behind").unwrap();
+        fs::write(path.with_extension(UNFINISHED), "left behind").unwrap();
         assert!(!create(&path, START).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"mine");
-        assert!(!directory.path().join(UNFINISHED).exists());
+        assert!(!path.with_extension(UNFINISHED).exists());
         replace(&path, START).unwrap();
         assert_eq!(fs::read(&path).unwrap()[LAST_UPDATE], START.to_le_bytes());
         create(&path.join("below a file"), START).unwrap_err();

@@ -1,11 +1,7 @@
-//! librrd: files without a daemon, and graphs.
+//! librrd: files that are not exactly of our schema, rows, and graphs.
 //!
-//! The sink serves `sflow_rrdcached = 0`. librrd locks, maps and unmaps a file for every update
-//! (20 us), and a second thread makes it slower: one thread writes.
-//!
-//! An error of librrd concerns one file: it is refused by name, and the others go on. A file that
-//! somebody else has locked (rrdtool locks what it reads) gets a second try at the end of the
-//! interval.
+//! librrd locks, maps and unmaps a file for every update (20 us), and a second thread makes it
+//! slower.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -23,65 +19,11 @@ use rrd::ops::graph::{self, Color};
 use rrd::ops::info::InfoValue;
 use rrd::ops::update::{BatchTime, Datum, Options, update_all};
 
-use crate::finding::Finding;
-use crate::flush::Interval;
 use crate::ixp::Unit;
 use crate::sink::header::{Fitness, examine};
 use crate::sink::{
-    Consolidation, Create, DATA_SOURCES, Feed, File, Lead, Outcome, Receipt, Sink, SinkError, Span,
-    Tree, Update, file, last_update_secs,
+    Consolidation, DATA_SOURCES, File, Lead, Outcome, Span, Update, file, last_update_secs,
 };
-
-/// Updates of an interval that get a second try, at the most.
-const AGAIN_MAX: usize = 100_000;
-
-/// Writes files with librrd.
-#[derive(Debug)]
-pub struct Librrd {
-    feed: Feed,
-}
-
-impl Librrd {
-    /// Writes into `tree`, making files as `create` says.
-    pub fn new(tree: Tree, create: Create) -> Librrd {
-        Librrd { feed: Feed::new(tree, create) }
-    }
-}
-
-impl Sink for Librrd {
-    fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
-        let root = self.feed.tree().root().to_owned();
-        self.feed.prepare(interval).map_err(|error| SinkError::Unreachable {
-            target: root.display().to_string(),
-            error,
-        })?;
-        let span = self.feed.span(interval);
-        let mut outcome = Outcome::default();
-        let mut again = Vec::new();
-        let walk = self.feed.try_each(interval, |update| {
-            match write_one(&root, &update, &span, &mut outcome) {
-                Ok(()) => {}
-                Err(reason) if is_locked(&reason) && again.len() < AGAIN_MAX => again.push(update),
-                Err(reason) => outcome.refused(&update, reason),
-            }
-            Ok(())
-        })?;
-        for update in again {
-            if let Err(reason) = write_one(&root, &update, &span, &mut outcome) {
-                outcome.refused(&update, reason);
-            }
-        }
-        Ok(self.feed.commit(interval, walk, outcome))
-    }
-
-    fn describe(&self) -> String {
-        format!("RRD files below {}, with librrd", self.feed.tree().root().display())
-    }
-
-    fn findings(&self) -> Vec<Finding> {
-        self.feed.findings()
-    }
-}
 
 /// The file is locked by a reader or by another writer.
 pub(crate) fn is_locked(reason: &str) -> bool {
@@ -89,7 +31,7 @@ pub(crate) fn is_locked(reason: &str) -> bool {
 }
 
 /// Writes one update; the error is the reason of a refusal.
-fn write_one(
+pub(crate) fn write_one(
     root: &Path,
     update: &Update,
     span: &Span,

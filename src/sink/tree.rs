@@ -468,7 +468,7 @@ mod tests {
         ];
         for path in paths.iter().chain(&[
             "ipv4/bytes/p2p/src-00002/p2p.ipv4.bytes.src-00001.dst-00003.rrd",
-            "ipv4/bytes/p2p/src-00001/.ixflow-new",
+            "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00002.ixflow-new",
             "ipv4/bytes/p2p/README",
         ]) {
             let path = root.path().join(path);

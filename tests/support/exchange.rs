@@ -11,7 +11,8 @@ use ixflow::count::Traffic;
 use ixflow::ixp::{IpProtocol, Unit, VliId};
 use ixflow::resolve::{Conflict, MacTable, Plan, Policy};
 use ixflow::simulate::{Fabric, Generator, Truth};
-use ixflow::sink::librrd::{Librrd, fetch};
+use ixflow::sink::direct::Direct;
+use ixflow::sink::librrd::fetch;
 use ixflow::sink::rrdcached::{Rrdcached, Settings};
 use ixflow::sink::{Consolidation, Create, File, Sink, Tree};
 
@@ -151,7 +152,7 @@ impl Bench {
     pub(crate) fn sink(&self) -> Box<dyn Sink> {
         let Some(daemon) = &self.daemon else {
             let tree = Tree::open(&self.root()).unwrap();
-            return Box::new(Librrd::new(tree, Create::OnTraffic));
+            return Box::new(Direct::new(tree, Create::OnTraffic, 2).unwrap());
         };
         let settings = Settings {
             address: daemon.address.clone(),
