@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod prune;
 pub mod replay;
 pub mod run;
 pub mod simulate;
@@ -45,6 +46,8 @@ enum Command {
     Check(check::Arguments),
     /// Takes captures through the same path, into RRD files or a table.
     Replay(replay::Arguments),
+    /// Removes files of VLIs that the portal no longer knows.
+    Prune(prune::Arguments),
     /// Speaks sFlow as a synthetic fabric would.
     Simulate(simulate::Arguments),
     /// Runs a day and then live traffic of a simulated exchange, and draws graphs.
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
         }
         Command::Run(arguments) => run::run(&arguments).map_err(|error| error.to_string()),
         Command::Replay(arguments) => replay::run(&arguments).map_err(|error| error.to_string()),
+        Command::Prune(arguments) => prune::run(&arguments).map_err(|error| error.to_string()),
         Command::Simulate(arguments) => {
             simulate::run(&arguments).map_err(|error| error.to_string())
         }

@@ -57,7 +57,7 @@ pub const XFILES_FACTOR: f64 = 0.5;
 pub const REFUSALS_MAX: usize = 16;
 
 /// The names of what [`Sink::findings`] says.
-pub const FINDINGS: &[&str] = &["files_left_alone"];
+pub const FINDINGS: &[&str] = &["files_left_alone", "files_of_former_vlis"];
 
 /// How an archive condenses the values of its rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

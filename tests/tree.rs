@@ -2,14 +2,24 @@
 //! that left.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ixflow::sink::File;
+use ixflow::agent::Agents;
+use ixflow::control::api::save_table;
+use ixflow::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord, Unit, VlanTag, VliId};
+use ixflow::loss::Loss;
+use ixflow::resolve::{MacTable, Plan, Policy};
+use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::fetch;
+use ixflow::sink::{Create, File, Tree, file};
 
-use crate::sink::{START, assert_rates, benches, bytes, bytes4, individual, interval};
-use crate::support::rrdcached as daemon;
+use crate::sink::{Bench, START, assert_rates, benches, bytes, bytes4, individual, interval};
+use crate::support::datagram::{datagram, flow, frame, raw};
+use crate::support::ixflow::{Site, ixflow};
+use crate::support::path::Running;
+use crate::support::rrdcached::{self as daemon, OPEN};
 
 /// The archives of the incumbent, as sflow-to-rrd-handler gives them to librrd.
 const ARCHIVES: [&str; 8] = [
@@ -142,5 +152,245 @@ fn files_that_are_not_ours_are_fed_if_their_data_sources_fit_and_else_left_alone
         for ((file, _), before) in left_alone.iter().zip(before) {
             assert_eq!(fs::read(file.path(&bench.root())).unwrap(), before, "{name}: {file}");
         }
+    }
+}
+
+/// A line of the MAC table: the MAC ends in `mac`.
+fn record(vlan: u32, mac: u8, vli: u32) -> MacRecord {
+    MacRecord {
+        infrastructure: InfrastructureId(1),
+        vlan: VlanTag::new(vlan),
+        mac: Mac::from_octets([2, 0, 0, 0, 0, mac]),
+        vli: VliId(vli),
+    }
+}
+
+fn plan(records: &[MacRecord]) -> Plan {
+    let (table, conflicts) = MacTable::build(records).unwrap();
+    assert_eq!(conflicts, []);
+    Plan { table, policy: Policy::default() }
+}
+
+/// One frame of `bytes` from a MAC to another.
+fn say(running: &mut Running, vlan: u16, source: u8, destination: u8, bytes: u32) {
+    let mac = |last| [2, 0, 0, 0, 0, last];
+    let frame = frame(mac(source), mac(destination), vlan, 0x0800);
+    running.send(0, false, &datagram(&[flow(300, &[raw(bytes, &frame)])]));
+}
+
+#[test]
+fn what_came_before_a_change_of_the_table_is_of_the_old_mapping_and_what_came_after_of_the_new() {
+    for (name, bench) in benches() {
+        if name.contains("CREATE") {
+            // Makes files as somebody else: the same for this matter.
+            continue;
+        }
+        let root = bench.root();
+        let Bench { sink, daemon, directory } = bench;
+        let before = [
+            record(10, 1, 1),
+            record(10, 2, 2),
+            record(10, 3, 3),
+            record(20, 4, 4),
+            record(20, 5, 5),
+            record(20, 7, 7),
+        ];
+        // MAC 2 moves to VLI 6, VLI 3 to VLAN 20, VLI 5 leaves, VLI 8 comes.
+        let after = [
+            record(10, 1, 1),
+            record(10, 2, 6),
+            record(20, 3, 3),
+            record(20, 4, 4),
+            record(20, 7, 7),
+            record(20, 8, 8),
+        ];
+        let mut running =
+            Running::start(2, Agents::new(10, 10), plan(&before), sink, START * 1_000);
+        for _ in 0..2 {
+            say(&mut running, 10, 1, 2, 100);
+            say(&mut running, 10, 3, 1, 200);
+            say(&mut running, 20, 4, 5, 400);
+            say(&mut running, 20, 7, 4, 800);
+            running.settle();
+        }
+        running.set_plan(plan(&after));
+        for _ in 0..3 {
+            say(&mut running, 10, 1, 2, 1_000);
+            say(&mut running, 20, 3, 4, 2_000);
+            say(&mut running, 20, 7, 8, 4_000);
+            // To where nobody is any more.
+            say(&mut running, 10, 1, 3, 8_000);
+            say(&mut running, 20, 4, 5, 8_000);
+        }
+        let totals = running.settle();
+        assert_eq!(totals.counted, 2 * 4 + 3 * 3, "{name}: {totals:?}");
+        assert_eq!(totals.losses.of(Loss::UnknownDestination), 6, "{name}: {totals:?}");
+        running.pass_boundary(START + 300);
+        say(&mut running, 10, 1, 2, 500);
+        running.pass_boundary(START + 600);
+        let (state, result) = running.stop();
+        result.unwrap();
+        assert_eq!(state.write().refused, 0, "{name}");
+        let former: Vec<_> = state.findings().iter().map(|finding| finding.name).collect();
+        assert_eq!(former, ["files_of_former_vlis"], "{name}");
+
+        let tree = Tree::open(&root).unwrap();
+        let sink = Box::new(Direct::new(tree, Create::OnTraffic, 1).unwrap());
+        let bench = Bench { sink, daemon, directory };
+        let aggregate = |tag| File::Aggregate {
+            protocol: IpProtocol::V4,
+            unit: Unit::Bytes,
+            vlan: VlanTag::new(tag),
+        };
+        // Bytes in and out by the frame, each of which stands for 300, over 300 seconds.
+        for (file, rates) in [
+            (bytes4(1, 2), [0, 200]),
+            (bytes4(2, 1), [200, 0]),
+            (bytes4(1, 6), [0, 3_000]),
+            (bytes4(6, 1), [3_000, 0]),
+            (bytes4(1, 3), [400, 0]),
+            (bytes4(3, 1), [0, 400]),
+            (bytes4(3, 4), [0, 6_000]),
+            (bytes4(4, 3), [6_000, 0]),
+            (bytes4(5, 4), [800, 0]),
+            (bytes4(4, 5), [0, 800]),
+            (bytes4(7, 4), [0, 1_600]),
+            (bytes4(7, 8), [0, 12_000]),
+            // In is what it sent.
+            (individual(1), [200 + 3_000, 400]),
+            (individual(2), [0, 200]),
+            (individual(3), [400 + 6_000, 0]),
+            (individual(4), [800, 1_600 + 6_000]),
+            (individual(5), [0, 800]),
+            (individual(6), [0, 3_000]),
+            (individual(8), [0, 12_000]),
+            (aggregate(10), [3_600, 3_600]),
+            (aggregate(20), [20_400, 20_400]),
+        ] {
+            let rates: [f64; 2] = rates.map(f64::from);
+            assert_eq!(bench.average(file, START + 300), rates, "{name}: {file}");
+        }
+        // Those that left are not fed, those that stayed are, and nothing was deleted.
+        let last = |file: File| {
+            let path = bench.path(file);
+            if let Some(daemon) = &bench.daemon {
+                daemon.flush(&path);
+            }
+            let header = fs::read(path).unwrap();
+            u64::from_le_bytes(header[file::LAST_UPDATE].try_into().unwrap()) - START
+        };
+        for file in [bytes4(1, 2), bytes4(2, 1), bytes4(4, 5), individual(2), individual(5)] {
+            assert_eq!(last(file), 300, "{name}: {file}");
+        }
+        for file in [bytes4(1, 6), bytes4(1, 3), bytes4(3, 1), individual(3), individual(8)] {
+            assert_eq!(last(file), 600, "{name}: {file}");
+        }
+        assert_eq!(bench.average(individual(6), START + 600), [0.0, 500.0], "{name}");
+    }
+}
+
+/// A file of the tree that was last fed so many days ago.
+fn fed_days_ago(root: &Path, file: File, days: u64) -> PathBuf {
+    let path = file.path(root);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let fed = now - Duration::from_secs(days * 86_400 + 3_600);
+    file::create(&path, fed.as_secs() / 300 * 300).unwrap();
+    let handle = fs::File::options().write(true).open(&path).unwrap();
+    handle.set_modified(UNIX_EPOCH + fed).unwrap();
+    path
+}
+
+fn prune(site: &Site, set: &[&str], options: &[&str]) -> (bool, String) {
+    let mut command = ixflow();
+    command.args(site.arguments("prune", set)).args(options);
+    let output = command.output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+#[test]
+fn files_of_vlis_that_left_are_pruned_and_nothing_else() {
+    let mut site = Site::without_portal();
+    let root = site.tree();
+    fs::create_dir(&root).unwrap();
+    let known: Vec<u32> = site.fabric.vlis().iter().map(|vli| vli.id.0).collect();
+    let (known, gone) = ([known[0], known[1]], 77_777);
+    let old = 40;
+    let [inside, outside, alone] =
+        [bytes4(gone, known[0]), bytes4(known[0], gone), individual(gone)];
+    let removed: Vec<PathBuf> =
+        [inside, outside, alone].iter().map(|file| fed_days_ago(&root, *file, old)).collect();
+    let aggregate =
+        File::Aggregate { protocol: IpProtocol::V4, unit: Unit::Bytes, vlan: VlanTag::new(999) };
+    let mut kept: Vec<PathBuf> =
+        [bytes4(known[0], known[1]), bytes4(known[1], known[0]), individual(known[0]), aggregate]
+            .iter()
+            .map(|file| fed_days_ago(&root, *file, old))
+            .collect();
+    // Fed lately, by the file's own time or by its last update.
+    kept.push(fed_days_ago(&root, bytes4(gone, 88_888), 1));
+    kept.push(fed_days_ago(&root, bytes4(gone, 88_889), 1));
+    let handle = fs::File::options().write(true).open(&kept[5]).unwrap();
+    handle.set_modified(UNIX_EPOCH).unwrap();
+    // Foreign names, files that are no RRD, links to files and directories.
+    let source = inside.path(&root).parent().unwrap().to_owned();
+    kept.push(source.join("README"));
+    fs::write(&kept[6], "mine").unwrap();
+    kept.push(bytes4(gone, 88_890).path(&root));
+    fs::write(&kept[7], "mine").unwrap();
+    kept.push(bytes4(gone, 88_891).path(&root));
+    let elsewhere = site.path("elsewhere.rrd");
+    fs::copy(&removed[0], &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &kept[8]).unwrap();
+    let linked = fed_days_ago(&site.path("other tree"), bytes4(66_666, known[0]), old);
+    let link = bytes4(66_666, known[0]).path(&root).parent().unwrap().to_owned();
+    std::os::unix::fs::symlink(linked.parent().unwrap(), link).unwrap();
+    kept.push(linked);
+
+    let older = ["--older-than", "30"];
+    let all_there = |paths: &[PathBuf]| paths.iter().all(|path| path.symlink_metadata().is_ok());
+    // No table, and no portal.
+    let (success, text) = prune(&site, &[], &older);
+    assert!(!success && text.contains("no MAC table is saved"), "{text}");
+    // The portal's; nothing happens yet.
+    site.start_portal();
+    let (success, text) = prune(&site, &[], &[&older[..], &["--dry-run"]].concat());
+    assert!(success, "{text}");
+    assert!(text.contains("would remove 3 files, 555936 bytes"), "{text}");
+    let line = format!("{}: would remove 1 files, 185312 bytes (2 left alone", source.display());
+    assert!(text.contains(&line), "{line}\n{text}");
+    assert!(all_there(&removed) && all_there(&kept));
+    // The saved one.
+    let json = site.fabric.mac_table_json();
+    save_table(&site.path("state"), json.as_bytes(), "http://saved.example", 1_700_000_000)
+        .unwrap();
+    let (success, text) = prune(&site, &[], &older);
+    assert!(success && text.contains("saved.example"), "{text}");
+    assert!(text.contains("removed 3 files, 555936 bytes"), "{text}");
+    assert!(removed.iter().all(|path| !path.exists()), "{text}");
+    assert!(all_there(&kept) && elsewhere.exists(), "{text}");
+
+    // More than half of the tree.
+    let others: Vec<PathBuf> =
+        (0..30).map(|peer| fed_days_ago(&root, bytes4(55_555, 60_000 + peer), old)).collect();
+    let (success, text) = prune(&site, &[], &older);
+    assert!(!success && text.contains("more than half"), "{text}");
+    assert!(all_there(&others));
+    if daemon::is_installed() {
+        // What rrdcached still has of them is forgotten.
+        let daemon = daemon::Rrdcached::start(site.directory.path(), OPEN);
+        let path = others[0].canonicalize().unwrap();
+        let path = path.display();
+        assert_eq!(
+            daemon.command(&format!("UPDATE {path} 4000000000:1:1")),
+            "0 errors, enqueued 1 value(s)."
+        );
+        let socket = format!("sflow_rrdcached_socket={}", daemon.address);
+        let set = ["sflow_rrdcached=1", &socket];
+        let (success, text) = prune(&site, &set, &[&older[..], &["--yes"]].concat());
+        assert!(success, "{text}");
+        assert_eq!(daemon.command(&format!("PENDING {path}")), "0 updates pending", "{text}");
+        assert!(others.iter().all(|path| !path.exists()));
+        assert!(!others[0].parent().unwrap().exists(), "an empty directory");
     }
 }

@@ -297,31 +297,41 @@ pub(super) fn policy(config: &Config) -> Policy {
     }
 }
 
+/// Whether the files are written by an rrdcached.
+pub(super) fn goes_through_rrdcached(config: &Config) -> bool {
+    match (config.rrdcached, &config.rrdcached_socket) {
+        (RrdcachedUse::Rrdcached, _) => true,
+        (RrdcachedUse::Direct, _) => false,
+        (RrdcachedUse::Auto, Address::Unix(path)) => path.exists(),
+        // An address that somebody wrote down is meant.
+        (RrdcachedUse::Auto, Address::Tcp(..)) => true,
+    }
+}
+
+/// What the sink for rrdcached needs to know.
+pub(super) fn rrdcached_settings(config: &Config) -> rrdcached::Settings {
+    rrdcached::Settings {
+        address: config.rrdcached_socket.clone(),
+        root: config.rrd_dir.clone(),
+        create: config.create,
+        timeout: rrdcached::DEFAULT_TIMEOUT,
+    }
+}
+
 /// Opens the one sink that the tree is written by from now on.
 pub(super) fn open_sink(
     config: &Config,
     stop: &Arc<AtomicBool>,
 ) -> Result<Box<dyn Sink>, RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
-    let through_rrdcached = match (config.rrdcached, &config.rrdcached_socket) {
-        (RrdcachedUse::Rrdcached, _) => true,
-        (RrdcachedUse::Direct, _) => false,
-        (RrdcachedUse::Auto, Address::Unix(path)) => path.exists(),
-        // An address that somebody wrote down is meant.
-        (RrdcachedUse::Auto, Address::Tcp(..)) => true,
-    };
+    let through_rrdcached = goes_through_rrdcached(config);
     if let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
         && !through_rrdcached
     {
         return Err(tree_error(error));
     }
     if through_rrdcached {
-        let settings = rrdcached::Settings {
-            address: config.rrdcached_socket.clone(),
-            root: config.rrd_dir.clone(),
-            create: config.create,
-            timeout: rrdcached::DEFAULT_TIMEOUT,
-        };
+        let settings = rrdcached_settings(config);
         Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;

@@ -1,6 +1,6 @@
 //! From intervals to updates of files, and what the files have been fed.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 
 use super::header::Fitness;
@@ -123,6 +123,8 @@ pub struct Feed {
     lagging: HashSet<File>,
     /// Number and first of the files that cannot be fed, and why.
     unfit: Option<(usize, File, String)>,
+    /// Number of files of VLIs that the table does not know.
+    former: usize,
 }
 
 #[derive(Debug)]
@@ -216,7 +218,7 @@ impl Outcome {
 impl Feed {
     /// For `tree`, making files as `create` says.
     pub fn new(tree: Tree, create: Create) -> Feed {
-        Feed { tree, create, fed: None, lagging: HashSet::new(), unfit: None }
+        Feed { tree, create, fed: None, lagging: HashSet::new(), unfit: None, former: 0 }
     }
 
     /// The tree.
@@ -269,7 +271,15 @@ impl Feed {
             why: "what their pairs exchange is not written".into(),
             remedy: "move them away, and ixflow makes new ones at its next start".into(),
         });
-        left_alone.into_iter().collect()
+        let former = (self.former > 0).then(|| Finding {
+            level: Level::Ok,
+            name: "files_of_former_vlis",
+            subject: self.tree.root().display().to_string(),
+            what: format!("{} files are of VLIs that the table does not know", self.former),
+            why: "they are not fed any more".into(),
+            remedy: "ixflow prune --older-than DAYS removes them".into(),
+        });
+        left_alone.into_iter().chain(former).collect()
     }
 
     /// The interval's time stamps. If the interval before it was never written, the time before
@@ -301,12 +311,56 @@ impl Feed {
         self.tree.insert(&found);
         self.tree.remove(&gone);
         self.lagging = lagging;
+        self.note_departures(interval);
         self.fed = Some(Fed {
             to_secs: interval.to_secs,
             vlis: table_vlis(interval),
             tags: interval.lans.iter().map(|lan| lan.vlan).collect(),
         });
         receipt
+    }
+
+    /// Says once whose files are not fed any more, and counts what the table does not know.
+    fn note_departures(&mut self, interval: &Interval) {
+        let table = table_vlis(interval);
+        let gone: Vec<VliId> = match &self.fed {
+            Some(fed) if fed.vlis == table => return,
+            Some(fed) => {
+                let left = |vli: &&VliId| table.binary_search(vli).is_err();
+                fed.vlis.iter().filter(left).copied().collect()
+            }
+            None => Vec::new(),
+        };
+        let is_former = |vli: VliId| table.binary_search(&vli).is_err();
+        let mut vlis = BTreeSet::new();
+        self.former = 0;
+        for file in self.tree.files() {
+            let of = match file {
+                File::Pair { vli, peer, .. } => [vli, peer],
+                File::Individual { vli, .. } => [vli, vli],
+                File::Aggregate { .. } => continue,
+            };
+            if of.into_iter().any(is_former) {
+                self.former += 1;
+                vlis.extend(of.into_iter().filter(|&vli| is_former(vli)));
+            }
+        }
+        if !gone.is_empty() {
+            let named: Vec<String> =
+                gone.iter().take(REFUSALS_MAX).map(|vli| vli.0.to_string()).collect();
+            tracing::info!(
+                "{} VLIs left the table ({}{}): their files stay, and are not fed any more",
+                gone.len(),
+                named.join(", "),
+                if gone.len() > named.len() { ", ..." } else { "" }
+            );
+        } else if self.fed.is_none() && self.former > 0 {
+            tracing::info!(
+                "{} files are of {} VLIs that the table does not know: they stay, and are not fed",
+                self.former,
+                vlis.len()
+            );
+        }
     }
 
     /// Calls `visit` for every update of `interval`, in the order of the paths; stops at its

@@ -52,8 +52,8 @@ use crate::flush::Interval;
 use crate::sink::header::{Fitness, examine};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
-    ARCHIVES, Create, DATA_SOURCES, Feed, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS, Sink,
-    SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
+    ARCHIVES, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS,
+    Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
 };
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
@@ -338,6 +338,32 @@ impl Sink for Rrdcached {
 }
 
 impl Rrdcached {
+    /// Makes the daemon forget files, with what it has not yet written of them. False: it does not
+    /// allow that on this socket.
+    pub fn forget(&mut self, files: &[File]) -> Result<bool, SinkError> {
+        let open = || Connection::open(&self.address, self.timeout, &self.stop);
+        let abilities = open()?.probe()?;
+        let mut connection = Connection { abilities, ..open()? };
+        let mut allowed = true;
+        for chunk in files.chunks(CHUNK_LINES) {
+            let mut lines = Vec::with_capacity(chunk.len() * 256);
+            for file in chunk {
+                lines.extend_from_slice(b"FORGET ");
+                lines.extend_from_slice(&self.prefix);
+                file.write_path(&mut lines);
+                lines.push(b'\n');
+            }
+            connection.exchange(&lines, chunk.len(), |_, error| {
+                // Any other error: it does not know the file.
+                allowed &= error.as_deref() != Some(PERMISSION_DENIED);
+            })?;
+            if !allowed {
+                break;
+            }
+        }
+        Ok(allowed)
+    }
+
     fn write_once(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
         self.feed.prepare(interval).map_err(|error| SinkError::Unreachable {
             target: self.feed.tree().root().display().to_string(),
@@ -573,7 +599,7 @@ impl Writer<'_> {
         mut attempt: Attempt,
         error: String,
     ) -> Result<Option<Attempt>, SinkError> {
-        if error == "Permission denied." {
+        if error == PERMISSION_DENIED {
             // Not of this file: of the command (option -P).
             let answer = "UPDATE is not allowed on this socket".to_owned();
             return Err(self.connection.unusable(answer));
@@ -643,6 +669,9 @@ impl Writer<'_> {
         lines.push(b'\n');
     }
 }
+
+/// The answer to a command that the socket does not allow (option -P).
+const PERMISSION_DENIED: &str = "Permission denied.";
 
 /// How rrdcached without -R refuses to make a directory, in two lines:
 /// "-1 No permission to recursively create: DIR", "Did you pass -R to the daemon?".

@@ -110,6 +110,14 @@ impl Tree {
         !unfit.is_empty() && unfit.binary_search(&file.key()).is_ok()
     }
 
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = File> {
+        families().flat_map(|(protocol, unit)| {
+            let keys = self.files[slot(protocol, unit)].iter();
+            keys.map(move |&key| File::from_key(protocol, unit, key))
+        })
+    }
+
     /// Looks at the files of these VLIs, and at the aggregates, as far as that was not done
     /// before. Those that cannot be fed are not in the tree any more; `report` is told of all
     /// that are not as we make them.

@@ -156,6 +156,11 @@ impl Running {
         self.clock.set_millis(millis);
     }
 
+    /// Puts another table and policy in force.
+    pub(crate) fn set_plan(&self, plan: Plan) {
+        self.pipeline.epoch().set_plan(Arc::new(plan));
+    }
+
     /// Tells the path to stop, and waits until everything is written.
     pub(crate) fn stop(self) -> (Arc<State>, Result<(), PipelineError>) {
         self.pipeline.epoch().stop();
