@@ -32,7 +32,7 @@
 //!
 //! - [`agent`]: what is known of each agent: totals, losses, sequence gaps, drops, rates.
 //! - [`sightings`]: what the samples show of the fabric: unknown addresses, core ports, copies.
-//! - [`state`]: what the daemon knows of itself, for every view.
+//! - [`state`]: what the daemon knows of itself, and the [`state::status`] that views render.
 //! - [`worker`]: the corridor: one thread takes a batch through the four rooms, and hands its
 //!   ledger over where a step ends or the [`worker::Epoch`] moves.
 //! - [`flush`]: ledgers become [`flush::Interval`]s, which wait in a [`flush::Backlog`].
@@ -44,7 +44,8 @@
 //! # Around the path
 //!
 //! - [`control`]: settings ([`control::config`], their syntax in [`control::general`]), the
-//!   portal's API ([`control::api`]) and the service manager ([`control::service`]).
+//!   portal's API ([`control::api`]), the service manager ([`control::service`]), and what is
+//!   served over HTTP ([`control::web`]).
 //! - [`simulate`]: a synthetic exchange that speaks sFlow and knows the truth.
 //! - [`command`]: one file per subcommand; `main.rs` calls it and knows exit codes only.
 

@@ -1,7 +1,18 @@
 //! What the daemon knows of itself: one struct, which every view renders and none adds to.
+//!
+//! The data path counts into [`State`]; views read a [`Status`], which is made of it at most once
+//! a second, whoever asks.
 
+pub mod status;
+
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use self::status::{Rates, Status};
 
 use crate::agent::{Agents, DIRECTION_FINDINGS};
 use crate::finding::Finding;
@@ -10,8 +21,11 @@ use crate::sightings::{FINDINGS, Sightings, UnknownMac};
 /// Stands for "the kernel does not say".
 const UNKNOWN: u64 = u64::MAX;
 
+/// A status is as good as new for so long.
+const STATUS_AGE_MAX: Duration = Duration::from_secs(1);
+
 /// Where the MAC table came from, and what is in it.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct TableState {
     /// URL or file; empty while there is none.
     pub source: String,
@@ -30,7 +44,7 @@ pub struct TableState {
 }
 
 /// Counts that were made and reach no file.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct GivenUp {
     /// Pairs of VLIs that had exchanged something, of each interval.
     pub pairs: u64,
@@ -53,7 +67,7 @@ impl GivenUp {
 }
 
 /// What was written.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize)]
 pub struct WriteState {
     /// Intervals written.
     pub intervals: u64,
@@ -124,9 +138,19 @@ pub struct State {
     /// Of the thread that writes.
     pub writer: Pulse,
     socket_drops: Vec<AtomicU64>,
+    started: Instant,
+    listening: Mutex<Vec<SocketAddr>>,
     table: Mutex<TableState>,
     write: Mutex<WriteState>,
     findings: Mutex<Vec<Finding>>,
+    looks: Mutex<Looks>,
+}
+
+/// What is known of the state over time, by those who look.
+#[derive(Default, Debug)]
+struct Looks {
+    status: Option<(Instant, Arc<Status>)>,
+    rates: Rates,
 }
 
 impl State {
@@ -139,10 +163,41 @@ impl State {
             flusher: Pulse::default(),
             writer: Pulse::default(),
             socket_drops: (0..workers).map(|_| AtomicU64::new(UNKNOWN)).collect(),
+            started: Instant::now(),
+            listening: Mutex::default(),
             table: Mutex::default(),
             write: Mutex::default(),
             findings: Mutex::default(),
+            looks: Mutex::default(),
         }
+    }
+
+    /// Notes the UDP addresses on which the workers listen.
+    pub fn set_listening(&self, addresses: Vec<SocketAddr>) {
+        *lock(&self.listening) = addresses;
+    }
+
+    /// Sockets are bound, and there is a MAC table.
+    pub fn is_ready(&self) -> bool {
+        !lock(&self.listening).is_empty() && self.table().macs > 0
+    }
+
+    /// What is known at the moment, `now_millis` by the daemon's clock; up to a second old.
+    pub fn status(&self, now_millis: u64) -> Arc<Status> {
+        let mut looks = lock(&self.looks);
+        if let Some((made, status)) = &looks.status
+            && made.elapsed() < STATUS_AGE_MAX
+        {
+            return status.clone();
+        }
+        let status = Arc::new(Status::of(self, now_millis, Some(&mut looks.rates)));
+        looks.status = Some((Instant::now(), status.clone()));
+        status
+    }
+
+    /// What is known at this very moment; without rates.
+    pub fn status_now(&self, now_millis: u64) -> Status {
+        Status::of(self, now_millis, None)
     }
 
     /// Notes what the kernel dropped on a worker's sockets.
@@ -160,13 +215,12 @@ impl State {
 
     /// The MAC table.
     pub fn table(&self) -> MutexGuard<'_, TableState> {
-        // The locks guard plain figures, which are right after every statement.
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 
     /// What was written.
     pub fn write(&self) -> MutexGuard<'_, WriteState> {
-        self.write.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.write)
     }
 
     /// Puts `new` in the place of the findings with these names.
@@ -192,8 +246,13 @@ impl State {
 
     /// What looks wrong at the moment, worst first.
     pub fn findings(&self) -> MutexGuard<'_, Vec<Finding>> {
-        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.findings)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // The locks guard plain figures, which are right after every statement.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("count", &["ixp"]),
     ("agent", &["decode", "finding", "loss", "resolve", "table"]),
     ("sightings", &["decode", "finding", "ixp", "resolve"]),
-    ("state", &["agent", "finding", "sightings"]),
+    ("state", &["agent", "finding", "loss", "sightings"]),
     (
         "worker",
         &["agent", "count", "decode", "ixp", "loss", "receive", "resolve", "sightings", "state"],
@@ -26,7 +26,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("flush", &["count", "ixp", "resolve", "state", "worker"]),
     ("sink", &["count", "finding", "flush", "ixp", "state"]),
     ("pipeline", &["flush", "receive", "resolve", "sink", "state", "worker"]),
-    ("control", &["agent", "ixp", "receive", "resolve", "sink", "state"]),
+    (
+        "control",
+        &[
+            "agent", "clock", "count", "finding", "flush", "ixp", "loss", "receive", "resolve",
+            "sink", "state",
+        ],
+    ),
     ("simulate", &["clock", "count", "flush", "ixp", "loss", "receive"]),
 ];
 

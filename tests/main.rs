@@ -19,3 +19,4 @@ mod spread;
 mod support;
 mod tree;
 mod truth;
+mod web;

@@ -13,11 +13,12 @@ use signal_hook::iterator::Signals;
 use tokio::sync::Notify;
 
 use super::log_to_stderr;
-use crate::agent::{Agents, Totals};
+use crate::agent::Agents;
 use crate::clock::Clock;
 use crate::control::api::{self, ApiError, Client, Fetched, LastGood, Limits};
 use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::control::service::{self, Readiness};
+use crate::control::web::{self, Listeners, Web, WebError};
 use crate::finding::Finding;
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
@@ -27,6 +28,7 @@ use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::direct::{self, Direct};
 use crate::sink::rrdcached::{self, Address, Rrdcached};
 use crate::sink::{Sink, Tree};
+use crate::state::status::Status;
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
 
@@ -81,6 +83,9 @@ pub enum RunError {
     /// The sockets.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The HTTP server.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The data path.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -95,7 +100,7 @@ pub enum RunError {
     /// Another daemon is there.
     #[error(
         "{}: locked by process {holder}: another ixflow runs with these settings; a second one \
-         needs its own sflow_statedir, sflow_rrddir and sflow_listen",
+         needs its own sflow_statedir, sflow_rrddir, sflow_listen and sflow_http_listen",
         path.display()
     )]
     Locked {
@@ -138,9 +143,9 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let sources = service::listen(&config)?;
     let workers = sources.len();
     let state = Arc::new(State::new(agents, workers));
-    let begin = Snapshot {
-        socket_drops: sources.iter().filter_map(UdpSockets::socket_drops).sum(),
-        ..Snapshot::default()
+    let begin = Status {
+        socket_drops: Some(sources.iter().filter_map(UdpSockets::socket_drops).sum()),
+        ..state.status_now(Clock::System.now_millis())
     };
     let table = saved.and_then(|saved| {
         let source = format!("the saved answer of {}", saved.url);
@@ -149,11 +154,13 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     let plan = Plan { table: table.unwrap_or_default(), policy: policy(&config) };
 
     let clock = Clock::System;
+    let http = Listeners::bind(&config.http_listen)?;
     let sockets = sources.first().map(|source| {
         let addresses: Vec<_> = source.local_addresses().iter().map(ToString::to_string).collect();
         (addresses.join(", "), source.receive_buffer_bytes())
     });
     let (addresses, buffer_bytes) = sockets.unwrap_or_default();
+    state.set_listening(sources.first().map(UdpSockets::local_addresses).unwrap_or_default());
 
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP]).map_err(RunError::Start)?;
     let setup = Setup {
@@ -187,6 +194,19 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     }
     if config.agents_allow.is_empty() {
         tracing::info!("sflow_agents_allow is not set: datagrams from every address are counted");
+    }
+
+    let http_addresses = http.addresses();
+    let web = web::Settings { token: config.http_token.clone() };
+    let _web = Web::start(http, web, state.clone(), clock.clone()).map_err(RunError::Start)?;
+    for address in http_addresses {
+        tracing::info!("live page, metrics and files: http://{address}/");
+        if !address.ip().is_loopback() && config.http_token.is_none() {
+            tracing::warn!(
+                "http://{address}/ is open to whoever reaches it: set sflow_http_token, or let a \
+                 reverse proxy ask who it is"
+            );
+        }
     }
 
     let epoch = pipeline.epoch().clone();
@@ -238,7 +258,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     service::start_watchdog(state.clone()).map_err(RunError::Start)?;
 
     let result = pipeline.join();
-    summary(&state, &begin, "in all");
+    summary(&state.status_now(Clock::System.now_millis()), &begin, "in all");
     result?;
     Ok(())
 }
@@ -457,8 +477,8 @@ struct Control {
 }
 
 impl Control {
-    async fn run(mut self, begin: Snapshot) {
-        let mut snapshot = begin;
+    async fn run(mut self, begin: Status) {
+        let mut before = begin;
         let mut summary_at = tokio::time::interval(Duration::from_secs(SUMMARY_SECS));
         summary_at.tick().await;
         let mut fetch_at = tokio::time::Instant::now();
@@ -480,14 +500,14 @@ impl Control {
                 _ = summary_at.tick() => {
                     self.state.refresh_findings();
                     self.say_findings();
-                    let now = Snapshot::take(&self.state);
-                    summary(&self.state, &snapshot, "in the last minute");
-                    let minute = now.totals.since(&snapshot.totals);
+                    let now = self.state.status_now(self.clock.now_millis());
+                    summary(&now, &before, "in the last minute");
+                    let minute = now.received.since(&before.received);
                     self.settle(&format!(
                         "; in the last minute: {} datagrams, {} samples, {} counted",
                         minute.datagrams, minute.flow_samples, minute.counted
                     ));
-                    snapshot = now;
+                    before = now;
                 }
                 () = self.reload.notified() => {
                     self.readiness.reload();
@@ -614,66 +634,32 @@ impl Control {
     }
 }
 
-/// Counters at one moment.
-#[derive(Clone, Default)]
-struct Snapshot {
-    totals: Totals,
-    sequence_gaps: u64,
-    agent_drops: u64,
-    socket_drops: u64,
-    updated: u64,
-    created: u64,
-    refused: u64,
-    intervals_dropped: u64,
-    clock_set_back: u64,
-}
-
-impl Snapshot {
-    fn take(state: &State) -> Snapshot {
-        let (sequence, agent_drops) = state.agents.sequence_counts();
-        let write = state.write().clone();
-        Snapshot {
-            totals: state.agents.totals(),
-            sequence_gaps: sequence.gaps,
-            agent_drops,
-            socket_drops: state.socket_drops().unwrap_or(0),
-            updated: write.updates - write.refused,
-            created: write.created,
-            refused: write.refused,
-            intervals_dropped: write.intervals_dropped,
-            clock_set_back: write.clock_set_back.samples,
-        }
-    }
-}
-
-/// The minute's line: what was received, and what became of it.
-fn summary(state: &State, before: &Snapshot, when: &str) {
-    let now = Snapshot::take(state);
-    let totals = now.totals.since(&before.totals);
+/// The minute's line: what was received since `before`, and what became of it.
+fn summary(now: &Status, before: &Status, when: &str) {
+    let received = now.received.since(&before.received);
+    let (write, earlier) = (&now.write, &before.write);
     let losses: String =
-        totals.losses.iter().map(|(loss, count)| format!(" {}={count}", loss.name())).collect();
-    let inferred = match totals.vlan_inferred {
+        received.losses.iter().map(|(loss, count)| format!(" {}={count}", loss.name())).collect();
+    let inferred = match received.vlan_inferred {
         0 => String::new(),
         samples => format!(" (vlan_inferred={samples})"),
     };
-    let (waiting, millis) = {
-        let write = state.write();
-        (write.backlog, write.last_millis)
-    };
     tracing::info!(
         "{when}: datagrams={} samples={} counted={}{inferred}{losses} sequence_gaps={} agent_drops={} \
-         socket_drops={} updated={} created={} refused={} flush_millis={millis} \
-         backlog={waiting} intervals_dropped={} clock_set_back={}",
-        totals.datagrams,
-        totals.flow_samples,
-        totals.counted,
-        now.sequence_gaps.saturating_sub(before.sequence_gaps),
-        now.agent_drops.saturating_sub(before.agent_drops),
-        now.socket_drops.saturating_sub(before.socket_drops),
-        now.updated.saturating_sub(before.updated),
-        now.created.saturating_sub(before.created),
-        now.refused.saturating_sub(before.refused),
-        now.intervals_dropped.saturating_sub(before.intervals_dropped),
-        now.clock_set_back.saturating_sub(before.clock_set_back),
+         socket_drops={} updated={} created={} refused={} flush_millis={} backlog={} \
+         intervals_dropped={} clock_set_back={}",
+        received.datagrams,
+        received.flow_samples,
+        received.counted,
+        received.sequence_gaps,
+        received.agent_drops,
+        now.socket_drops.unwrap_or(0).saturating_sub(before.socket_drops.unwrap_or(0)),
+        (write.updates - write.refused).saturating_sub(earlier.updates - earlier.refused),
+        write.created.saturating_sub(earlier.created),
+        write.refused.saturating_sub(earlier.refused),
+        write.last_millis,
+        write.backlog,
+        write.intervals_dropped.saturating_sub(earlier.intervals_dropped),
+        write.clock_set_back.samples.saturating_sub(earlier.clock_set_back.samples),
     );
 }

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use reqwest::Url;
+use subtle::ConstantTimeEq as _;
 
 use super::api::{MacTableKind, Portal};
 use super::general::{self, Body, Entry, Place};
@@ -43,6 +44,13 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/ixflow";
 pub const DEFAULT_API_INTERVAL_SECS: u64 = 60;
 /// `sflow_receive_buffer_bytes`: half a second of 100,000 datagrams a second of 1,300 bytes.
 pub const DEFAULT_RECEIVE_BUFFER_BYTES: usize = 64 << 20;
+/// `sflow_http_listen`: the TCP port of the number that sFlow has on UDP, on the loopback only.
+pub const DEFAULT_HTTP_LISTEN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+/// Addresses in `sflow_http_listen` at the most.
+pub const HTTP_LISTEN_MAX: usize = 16;
+/// `sflow_metrics_pairs` at the most.
+pub const METRICS_PAIRS_MAX: usize = 1_000;
 /// `sflow_workers` at the most.
 pub const WORKERS_MAX: usize = 256;
 /// Addresses in `sflow_listen` at the most.
@@ -96,6 +104,13 @@ pub struct Config {
     pub agents_max: usize,
     /// `sflow_data_sources_max`: data sources, of all agents, that are remembered.
     pub data_sources_max: usize,
+    /// `sflow_http_listen`: addresses and TCP ports of the page, the metrics and the files; none:
+    /// off.
+    pub http_listen: Vec<SocketAddr>,
+    /// `sflow_http_token`: what a request must carry.
+    pub http_token: Option<HttpToken>,
+    /// `sflow_metrics_pairs`: how many pairs the metrics have, those with most traffic.
+    pub metrics_pairs: usize,
     /// `<sflow_agent ADDRESS>`: what is said of single agents, by agent address.
     pub agents: BTreeMap<IpAddr, AgentPolicy>,
     /// `debug`: whether to log more.
@@ -130,6 +145,9 @@ impl Default for Config {
             agents_allow: Vec::new(),
             agents_max: DEFAULT_AGENTS_MAX,
             data_sources_max: DEFAULT_DATA_SOURCES_MAX,
+            http_listen: vec![DEFAULT_HTTP_LISTEN],
+            http_token: None,
+            metrics_pairs: 0,
             agents: BTreeMap::new(),
             debug: false,
             notices: Vec::new(),
@@ -434,6 +452,35 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+/// What a request to ixflow's own HTTP server must carry. It shows itself to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HttpToken(String);
+
+impl HttpToken {
+    /// From its text, if it can be sent in a header and is not guessed at once: at least 8
+    /// characters of visible ASCII.
+    pub fn new(text: &str) -> Option<HttpToken> {
+        let fits = text.len() >= 8 && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| HttpToken(text.to_owned()))
+    }
+
+    /// Whether `given` is the token, in a time that does not tell how much of it is right.
+    pub fn accepts(&self, given: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(given).into()
+    }
+
+    /// The secret itself, for a request.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HttpToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MASK)
+    }
+}
+
 /// The address of the API. A user and password in it are sent, but shown to nobody.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl(Url);
@@ -515,6 +562,9 @@ pub struct Key<T> {
 pub const AGENT_BLOCK: &str = "sflow_agent";
 
 const SECRET: &str = "apikey";
+
+/// Settings whose values are shown to nobody.
+const SECRETS: &[&str] = &[SECRET, "sflow_http_token"];
 
 /// Settings that a running daemon takes over when it is told to reload; those of agents too.
 pub const RELOADED: &[&str] = &[
@@ -772,6 +822,69 @@ pub const KEYS: &[Key<Config>] = &[
         list: false,
         set: |config, text| keep(&mut config.data_sources_max, number(text, 1..=16_000_000)),
         show: |config| Some(shown_number(config.data_sources_max)),
+    },
+    Key {
+        name: "sflow_http_listen",
+        expected: "addresses and ports as 127.0.0.1:6343 [::1]:6343, at most 16, or off",
+        default: "127.0.0.1:6343",
+        meaning: "Where the live page, the metrics and the RRD files are served over HTTP: IP \
+                  address and TCP port; several with commas or spaces, or in several lines; \
+                  `off` for nowhere. There is no TLS: leave it on the loopback behind a reverse \
+                  proxy.",
+        list: true,
+        set: |config, text| {
+            if text == "off" {
+                return config.http_listen.is_empty();
+            }
+            every_word(text, |word| {
+                word.parse().is_ok_and(|address| {
+                    if !config.http_listen.contains(&address) {
+                        config.http_listen.push(address);
+                    }
+                    config.http_listen.len() <= HTTP_LISTEN_MAX
+                })
+            })
+        },
+        show: |config| {
+            Some(match config.http_listen.as_slice() {
+                [] => "off".into(),
+                listen => shown_list(listen),
+            })
+        },
+    },
+    Key {
+        name: "sflow_http_token",
+        expected: "at least 8 characters of visible ASCII",
+        default: "",
+        meaning: "What requests to `sflow_http_listen` must carry as `Authorization: Bearer ...`; \
+                  all are answered if absent. `/`, `/healthz` and `/readyz` hold no figures and \
+                  need none. Never logged.",
+        list: false,
+        set: |config, text| keep(&mut config.http_token, HttpToken::new(text).map(Some)),
+        show: |config| config.http_token.as_ref().map(|_| MASK.into()),
+    },
+    Key {
+        name: "sflow_metrics_pairs",
+        expected: "top:N with N from 1 to 1000, or none",
+        default: "none",
+        meaning: "Rates of the N pairs with most traffic in `/metrics` (`top:N`), or of `none`: \
+                  every pair that was ever among them is a series in Prometheus.",
+        list: false,
+        set: |config, text| {
+            let value = match text {
+                "none" => Some(0),
+                text => {
+                    text.strip_prefix("top:").and_then(|top| number(top, 1..=METRICS_PAIRS_MAX))
+                }
+            };
+            keep(&mut config.metrics_pairs, value)
+        },
+        show: |config| {
+            Some(match config.metrics_pairs {
+                0 => "none".into(),
+                pairs => format!("top:{pairs}").into(),
+            })
+        },
     },
     Key {
         name: "debug",
@@ -1203,6 +1316,9 @@ impl Given {
         self.values.retain(|_, values| !values.is_empty());
         self.apply_notices(config);
 
+        if self.values.contains_key("sflow_http_listen") {
+            config.http_listen.clear();
+        }
         if self.values.contains_key("sflow_listen") {
             config.listen.clear();
         } else if let Some(listen) =
@@ -1272,7 +1388,7 @@ fn set<T>(key: &Key<T>, values: &[GivenValue], target: &mut T, faults: &mut Vec<
             faults.push(Fault::Value {
                 origin: origin.clone(),
                 key: key.name.to_owned(),
-                value: if key.name == SECRET { MASK.to_owned() } else { excerpt(text) },
+                value: if SECRETS.contains(&key.name) { MASK.to_owned() } else { excerpt(text) },
                 expected: key.expected,
             });
         }

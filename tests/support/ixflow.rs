@@ -105,6 +105,7 @@ impl Site {
             here("sflow_rrddir", "tree"),
             here("sflow_statedir", "state"),
             "sflow_listen=127.0.0.1:0".to_owned(),
+            "sflow_http_listen=off".to_owned(),
             "sflow_workers=1".to_owned(),
             "sflow_rrdcached=0".to_owned(),
         ];
@@ -166,6 +167,12 @@ pub(crate) struct Ixflow {
 impl Ixflow {
     pub(crate) fn address(&self) -> SocketAddr {
         self.address.unwrap()
+    }
+
+    /// Where it answers HTTP.
+    pub(crate) fn http(&self) -> SocketAddr {
+        let line = self.wait_line("live page, metrics and files: http://");
+        line.split("http://").nth(1).unwrap().trim_end_matches('/').parse().unwrap()
     }
 
     /// All that it has logged so far.
