@@ -5,15 +5,18 @@
 //! agents' books). The stages take turns within a run, because machines are shared: ratios hold
 //! where absolutes move. A second table feeds workers from memory, one and two of them.
 //!
+//! No datagram comes twice: the numbers in repeated ones would fall back each time, and every
+//! sample would take the way of those that come late.
+//!
 //! usage: cargo bench --bench path [-- --rounds N]
 //!        valgrind --tool=callgrind target/release/deps/path-* --instructions LAPS STAGE
-//!        (decode, resolve, count or whole, each with those before it; the difference of a run of
-//!        three laps and one of two is a lap)
+//!        (one to three laps; decode, resolve, count or whole, each with those before it; the
+//!        difference of a run of three laps and one of two is a lap)
 
 use std::hint::black_box;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -24,9 +27,9 @@ use ixflow::decode::ethernet::Frame;
 use ixflow::decode::{CountersSample, Datagram, FlowSample, Visitor};
 use ixflow::ixp::VlanTag;
 use ixflow::loss::Loss;
-use ixflow::receive::{Batch, Received, Source, UdpSockets, UdpSource};
+use ixflow::receive::{BATCH_MAX, Batch, Received, Source, UdpSockets, UdpSource};
 use ixflow::resolve::{MacTable, Plan, Policy};
-use ixflow::simulate::{Fabric, RingSource};
+use ixflow::simulate::{DATAGRAM_MAX_BYTES, Fabric, Generator, RingSource};
 use ixflow::state::State;
 use ixflow::worker::{Epoch, Worker};
 
@@ -38,8 +41,13 @@ const ROUND_DATAGRAMS: usize = 16_000;
 /// Rounds before the first that counts: ledgers and books grow to their size.
 const WARM_ROUNDS: usize = 5;
 
-/// Datagrams that are rendered for a fabric.
-const RENDERED_DATAGRAMS: usize = 32_000;
+/// Datagrams of a lap from memory.
+const LAP_DATAGRAMS: usize = 32_000;
+
+/// Laps that are rendered to count instructions, however many of them are used.
+const LAPS_MAX: usize = 3;
+
+const START_MILLIS: u64 = 1_700_000_000_000;
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -47,9 +55,11 @@ fn main() {
     while let Some(argument) = arguments.next() {
         if argument == "--instructions" {
             // For `valgrind --tool=callgrind`: the difference of two runs is one lap more.
-            let laps = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1);
-            let fed = fabric(1_000, 6);
-            let source = RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000);
+            let laps = arguments.next().and_then(|n| n.parse().ok()).unwrap_or(1).min(LAPS_MAX);
+            let mut fed = fabric(1_000, 6);
+            let mut datagrams = fed.generator.render(LAPS_MAX * LAP_DATAGRAMS);
+            datagrams.truncate(laps * LAP_DATAGRAMS);
+            let source = RingSource::new(datagrams, 1, START_MILLIS);
             match arguments.next().as_deref() {
                 Some("decode") => decode(source),
                 Some("resolve") => resolve(&fed.plan.table, source, |_| {}),
@@ -60,7 +70,7 @@ fn main() {
                 }
                 _ => work(&fed.plan, source),
             }
-            let samples = fed.datagrams.len() as f64 * fed.samples_per_datagram;
+            let samples = LAP_DATAGRAMS as f64 * fed.samples_per_datagram;
             println!("{samples} samples a lap");
             return;
         }
@@ -92,7 +102,7 @@ fn main() {
 
 struct Fed {
     plan: Plan,
-    datagrams: Arc<Vec<(SocketAddr, Vec<u8>)>>,
+    generator: Generator,
     samples_per_datagram: f64,
 }
 
@@ -101,13 +111,14 @@ fn fabric(members: u32, samples_per_datagram: u32) -> Fed {
         format!("members = {members}\nagents = 16\nsamples_per_datagram = {samples_per_datagram}");
     let fabric = Fabric::from_toml(&toml).expect("a valid fabric");
     let (table, _) = MacTable::build(&fabric.mac_table()).expect("a table of bounded size");
-    let mut generator = fabric.generator(1_700_000_000_000, 1_000_000);
-    let datagrams = generator.render(RENDERED_DATAGRAMS);
-    let truth = generator.finish();
+    let generator = fabric.generator(START_MILLIS, 1_000_000);
+    let mut ahead = generator.clone();
+    ahead.render(1_000);
+    let truth = ahead.finish();
     Fed {
         plan: Plan { table, policy: Policy::default() },
+        generator,
         samples_per_datagram: truth.flow_samples as f64 / truth.datagrams as f64,
-        datagrams: Arc::new(datagrams),
     }
 }
 
@@ -118,7 +129,7 @@ fn measure(members: u32, rounds: usize) {
     let whole = Stage::start(&fed, |fed, source| work(&fed.plan, source));
     let mut results = [const { Vec::new() }; 6];
     for round in 0..rounds + WARM_ROUNDS {
-        let socket = [&bare, &decoded, &whole].map(|stage| stage.round(round));
+        let socket = [&bare, &decoded, &whole].map(Stage::round);
         let one = memory_round(&fed, 1);
         let two = memory_round(&fed, 2);
         if round >= WARM_ROUNDS {
@@ -240,7 +251,7 @@ fn work<S: Source>(plan: &Plan, source: S) {
 /// A stage in a thread of its own, which lives through all rounds as a worker does: its ledger
 /// and its books are warm.
 struct Stage {
-    go: Sender<usize>,
+    go: Sender<()>,
     elapsed: Receiver<f64>,
 }
 
@@ -255,12 +266,14 @@ impl Stage {
             let fits = sockets.receive_buffer_bytes() / 2_400;
             let metered = Metered {
                 target: sockets.local_addresses()[0],
-                source: sockets.into_source(Clock::driven(1_700_000_000_000)),
+                source: sockets.into_source(Clock::driven(START_MILLIS)),
                 sender: UdpSocket::bind("127.0.0.1:0").expect("a socket"),
                 round_datagrams: ROUND_DATAGRAMS.min(fits),
+                samples_per_datagram: fed.samples_per_datagram,
                 left: 0,
                 started: None,
-                fed: fed.clone(),
+                generator: fed.generator.clone(),
+                payload: Vec::with_capacity(DATAGRAM_MAX_BYTES),
                 orders,
                 report,
             };
@@ -270,8 +283,8 @@ impl Stage {
     }
 
     /// Nanoseconds a sample of one round.
-    fn round(&self, round: usize) -> f64 {
-        self.go.send(round).expect("the stage waits for orders");
+    fn round(&self) -> f64 {
+        self.go.send(()).expect("the stage waits for orders");
         self.elapsed.recv().expect("the stage reports")
     }
 }
@@ -282,10 +295,12 @@ struct Metered {
     sender: UdpSocket,
     target: SocketAddr,
     round_datagrams: usize,
+    samples_per_datagram: f64,
     left: usize,
     started: Option<Instant>,
-    fed: Arc<Fed>,
-    orders: Receiver<usize>,
+    generator: Generator,
+    payload: Vec<u8>,
+    orders: Receiver<()>,
     report: Sender<f64>,
 }
 
@@ -293,15 +308,14 @@ impl Source for Metered {
     fn receive(&mut self) -> io::Result<Batch> {
         if self.left == 0 {
             if let Some(started) = self.started.take() {
-                let samples = self.round_datagrams as f64 * self.fed.samples_per_datagram;
+                let samples = self.round_datagrams as f64 * self.samples_per_datagram;
                 let nanos = started.elapsed().as_nanos() as f64;
                 self.report.send(nanos / samples).expect("somebody measures");
             }
-            let Ok(round) = self.orders.recv() else { return Ok(Batch::End) };
-            let start = round * self.round_datagrams;
-            for n in start..start + self.round_datagrams {
-                let (_, payload) = &self.fed.datagrams[n % self.fed.datagrams.len()];
-                self.sender.send_to(payload, self.target).expect("the loopback works");
+            let Ok(()) = self.orders.recv() else { return Ok(Batch::End) };
+            for _ in 0..self.round_datagrams {
+                self.generator.generate(&mut self.payload);
+                self.sender.send_to(&self.payload, self.target).expect("the loopback works");
             }
             self.left = self.round_datagrams;
             self.started = Some(Instant::now());
@@ -320,30 +334,99 @@ impl Source for Metered {
     }
 }
 
+/// Laps from memory; between two of them the watch stands still, while all workers write their
+/// next ones.
+struct Laps {
+    generator: Generator,
+    datagrams: Vec<(SocketAddr, Vec<u8>)>,
+    laps: usize,
+    /// The first datagram of the batch, and the one after its last.
+    batch: (usize, usize),
+    watch: Arc<Watch>,
+    all: Arc<Barrier>,
+}
+
+/// What of a worker's time was spent between laps, in nanoseconds by the clock and on a core.
+#[derive(Default)]
+struct Watch {
+    stopped: Mutex<[f64; 2]>,
+}
+
+impl Watch {
+    fn now(start: Instant) -> [f64; 2] {
+        [start.elapsed().as_nanos() as f64, on_core_nanos()]
+    }
+
+    fn add(&self, from: [f64; 2], to: [f64; 2]) {
+        let mut stopped = self.stopped.lock().expect("nobody panics while holding it");
+        *stopped = [stopped[0] + to[0] - from[0], stopped[1] + to[1] - from[1]];
+    }
+}
+
+impl Laps {
+    fn new(generator: Generator, laps: usize, watch: Arc<Watch>, all: Arc<Barrier>) -> Laps {
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 0));
+        let datagrams = vec![(nobody, Vec::with_capacity(DATAGRAM_MAX_BYTES)); LAP_DATAGRAMS];
+        Laps { generator, datagrams, laps, batch: (0, 0), watch, all }
+    }
+}
+
+impl Source for Laps {
+    fn receive(&mut self) -> io::Result<Batch> {
+        let (_, mut next) = self.batch;
+        if next == 0 || next == self.datagrams.len() {
+            if self.laps == 0 {
+                return Ok(Batch::End);
+            }
+            self.laps -= 1;
+            next = 0;
+            let start = Instant::now();
+            let from = Watch::now(start);
+            self.all.wait();
+            for (source, payload) in &mut self.datagrams {
+                *source = self.generator.generate(payload).source;
+            }
+            self.all.wait();
+            self.watch.add(from, Watch::now(start));
+        }
+        let end = (next + BATCH_MAX).min(self.datagrams.len());
+        self.batch = (next, end);
+        Ok(Batch::Datagrams { count: end - next, stamp_millis: START_MILLIS })
+    }
+
+    #[inline]
+    fn datagram(&self, index: usize) -> Received<'_> {
+        let (source, payload) = &self.datagrams[self.batch.0 + index];
+        Received { source: *source, payload, truncated: false }
+    }
+}
+
 /// Nanoseconds a sample of workers that are fed from memory, all together: by the clock, and as if
 /// each had had a core to itself all the time.
 fn memory_round(fed: &Fed, workers: usize) -> [f64; 2] {
     let laps = 16;
-    let sources: Vec<_> = (0..workers)
-        .map(|_| RingSource::new(fed.datagrams.to_vec(), laps, 1_700_000_000_000))
-        .collect();
-    let started = Instant::now();
-    let on_core = std::thread::scope(|scope| {
-        let threads: Vec<_> = sources
-            .into_iter()
-            .map(|source| {
+    let all = Arc::new(Barrier::new(workers));
+    let nanos = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..workers)
+            .map(|_| {
+                let all = all.clone();
                 scope.spawn(|| {
+                    let watch = Arc::new(Watch::default());
+                    let source = Laps::new(fed.generator.clone(), laps, watch.clone(), all);
+                    let start = Instant::now();
+                    let from = Watch::now(start);
                     work(&fed.plan, source);
-                    on_core_nanos()
+                    let to = Watch::now(start);
+                    let [clock, on_core] = *watch.stopped.lock().expect("the worker is done");
+                    [to[0] - from[0] - clock, to[1] - from[1] - on_core]
                 })
             })
             .collect();
         let nanos = threads.into_iter().map(|thread| thread.join().expect("a worker ends well"));
-        nanos.fold(0.0, f64::max)
+        nanos.fold([0.0, 0.0], |[a, b]: [f64; 2], [c, d]| [a.max(c), b.max(d)])
     });
-    let datagrams = fed.datagrams.len() as f64 * laps as f64 * workers as f64;
-    let samples = datagrams * fed.samples_per_datagram;
-    [started.elapsed().as_nanos() as f64 / samples, on_core / samples]
+    let datagrams = (LAP_DATAGRAMS * laps * workers) as f64;
+    nanos.map(|nanos| nanos / (datagrams * fed.samples_per_datagram))
 }
 
 /// How long this thread was on a core: the first field of /proc/PID/schedstat, in nanoseconds
