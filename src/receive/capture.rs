@@ -20,6 +20,9 @@ use super::{BATCH_MAX, Batch, Received, Source};
 /// Longest block of a capture that is read: more than any packet and its options need.
 const BLOCK_BYTES_MAX: usize = 1 << 20;
 
+/// The shortest block (pcapng, General Block Structure): its type, and its length twice.
+const PCAPNG_BLOCK_BYTES_MIN: u32 = 12;
+
 /// Interfaces of a pcapng section at the most.
 const INTERFACES_MAX: usize = 4_096;
 
@@ -78,6 +81,8 @@ pub struct CaptureSource {
     paths: Vec<PathBuf>,
     path: PathBuf,
     reader: Option<Box<dyn PcapReaderIterator + Send>>,
+    /// Whether the capture consists of pcapng's blocks.
+    blocks: bool,
     interfaces: Vec<Interface>,
     /// Destination port of the datagrams; none: any.
     port: Option<u16>,
@@ -116,6 +121,7 @@ impl CaptureSource {
             paths: Vec::new(),
             path: PathBuf::new(),
             reader: None,
+            blocks: false,
             interfaces: Vec::new(),
             port,
             skipped: Skipped::default(),
@@ -150,6 +156,7 @@ impl CaptureSource {
         reader: impl io::Read + Send + 'static,
     ) -> Result<(), CaptureError> {
         self.path = path;
+        self.blocks = false;
         self.interfaces.clear();
         match create_reader(BLOCK_BYTES_MAX, reader) {
             Ok(reader) => self.reader = Some(reader),
@@ -171,6 +178,9 @@ impl CaptureSource {
                 }
                 return Ok(None);
             };
+            if self.blocks && is_block_too_short(reader.data()) {
+                return Err(self.format_error("malformed".into()));
+            }
             match reader.next() {
                 Ok((consumed, block)) => {
                     let packet = self.block(&block);
@@ -221,6 +231,7 @@ impl CaptureSource {
                 return Ok(None);
             }
             PcapBlockOwned::NG(Block::SectionHeader(_)) => {
+                self.blocks = true;
                 self.interfaces.clear();
                 return Ok(None);
             }
@@ -279,6 +290,16 @@ impl CaptureSource {
         self.payloads.extend_from_slice(payload);
         self.slots.push(Slot { source, start, end: self.payloads.len() });
     }
+}
+
+/// Whether a pcapng block says that it is shorter than its type and its two lengths, in either
+/// byte order: pcap-parser takes as much from the length of a process information block unseen.
+/// Read in the wrong order, the length of a block that is not refused as too long is never small.
+fn is_block_too_short(block: &[u8]) -> bool {
+    let length = block.get(4..).and_then(|behind| behind.first_chunk());
+    length.is_some_and(|&length| {
+        u32::from_be_bytes(length).min(u32::from_le_bytes(length)) < PCAPNG_BLOCK_BYTES_MIN
+    })
 }
 
 fn open(path: &Path) -> Result<File, CaptureError> {
@@ -476,6 +497,24 @@ mod tests {
 
     fn frame(head: &[u8], packet: impl AsRef<[u8]>) -> Vec<u8> {
         [&ETHERNET[..], head, packet.as_ref()].concat()
+    }
+
+    #[test]
+    fn a_block_shorter_than_its_lengths_is_malformed() {
+        // Section header: type, length, byte order, version 1.0, no section length, length.
+        let section = [0x0a0d_0d0a, 28, 0x1a2b_3c4d, 0x0001_0000, u32::MAX, u32::MAX, 28];
+        for order in [u32::to_be_bytes, u32::to_le_bytes] {
+            for block_type in [0x8000_0001, 1, 6, 99] {
+                let block = [block_type, 11, 0, 0, 0, 11];
+                let bytes: Vec<u8> = section.iter().chain(&block).flat_map(|&w| order(w)).collect();
+                let mut source =
+                    CaptureSource::from_reader("short.pcapng", io::Cursor::new(bytes), None)
+                        .unwrap();
+                assert_eq!(source.receive().unwrap(), Batch::End);
+                let error = source.failure().unwrap().to_string();
+                assert!(error.contains("short.pcapng: packet 1: malformed"), "{error}");
+            }
+        }
     }
 
     #[test]
