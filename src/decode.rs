@@ -346,24 +346,9 @@ impl<'a> Datagram<'a> {
                 return refuse_rest(rest, left, visitor);
             };
             rest = behind;
-            let flow = match format {
-                sample_format::FLOW => compact_flow(sample),
-                sample_format::FLOW_EXPANDED => expanded_flow(sample),
-                _ => {
-                    visit_other_sample(format, sample, visitor);
-                    continue;
-                }
-            };
-            // The sample is read where it stands: to hand it on by value would cost as much as
-            // to read it.
-            let read = match flow {
-                Ok((records, (mut sample, count))) => {
-                    sample.read_records(records, count).map(|()| visitor.flow_sample(&sample))
-                }
-                Err(error) => Err(sample_truncated(error)),
-            };
-            if let Err(loss) = read {
-                visitor.refused(loss, 1);
+            match usual_flow(format, sample) {
+                Some(sample) => visitor.flow_sample(&sample),
+                None => visit_sample(format, sample, visitor),
             }
         }
     }
@@ -407,21 +392,77 @@ fn block(input: &[u8]) -> Read<'_, (u32, &[u8])> {
     Ok((rest.get(padding..).unwrap_or_default(), (format, data)))
 }
 
-/// All but flow samples.
+/// Nearly every flow sample: a raw packet header, and behind it an extended switch record or
+/// nothing. Without a loop, a sample stays in registers on its way through the visitor; it is
+/// exactly what [`visit_sample`] reads, or none.
+#[inline(always)]
+fn usual_flow(format: u32, sample: &[u8]) -> Option<FlowSample<'_>> {
+    let flow = match format {
+        sample_format::FLOW => compact_flow(sample),
+        sample_format::FLOW_EXPANDED => expanded_flow(sample),
+        _ => return None,
+    };
+    let (records, (mut flow, count)) = flow.ok()?;
+    let (rest, [format, length, fields @ ..]) = words::<6>(records).ok()?;
+    let [protocol, frame_length_bytes, stripped_bytes, header_length] = fields;
+    if format != record_format::RAW_PACKET_HEADER {
+        return None;
+    }
+    let padded_header = rest.get(..length.checked_sub(16)? as usize)?;
+    let header = padded_header.get(..header_length as usize)?;
+    flow.raw_packet_header =
+        Some(RawPacketHeader { protocol, frame_length_bytes, stripped_bytes, header });
+    match count {
+        1 => {}
+        2 => {
+            let behind = rest.get(padded_header.len().checked_next_multiple_of(4)?..)?;
+            let (_, [format, length, switch @ ..]) = words::<6>(behind).ok()?;
+            if [format, length] != [record_format::EXTENDED_SWITCH, 16] {
+                return None;
+            }
+            let [source_vlan, _source_priority, destination_vlan, _destination_priority] = switch;
+            flow.extended_switch = Some(ExtendedSwitch { source_vlan, destination_vlan });
+        }
+        _ => return None,
+    }
+    Some(flow)
+}
+
+/// Any sample.
 #[cold]
-fn visit_other_sample(format: u32, sample: &[u8], visitor: &mut impl Visitor) {
-    let counters = match format {
-        sample_format::COUNTERS => compact_counters(sample),
-        sample_format::COUNTERS_EXPANDED => expanded_counters(sample),
-        sample_format::DISCARDED_PACKET => return visitor.refused(Loss::Discarded, 1),
+#[inline(never)]
+fn visit_sample(format: u32, sample: &[u8], visitor: &mut impl Visitor) {
+    let read = match format {
+        sample_format::FLOW | sample_format::FLOW_EXPANDED => {
+            read_flow(format, sample).map(|sample| visitor.flow_sample(&sample))
+        }
+        sample_format::COUNTERS | sample_format::COUNTERS_EXPANDED => {
+            read_counters(format, sample).map(|sample| visitor.counters_sample(&sample))
+        }
+        sample_format::DISCARDED_PACKET => Err(Loss::Discarded),
         _ => return,
     };
-    let read = counters.map_err(sample_truncated).and_then(|(records, (mut sample, count))| {
-        sample.read_records(records, count).map(|()| visitor.counters_sample(&sample))
-    });
     if let Err(loss) = read {
         visitor.refused(loss, 1);
     }
+}
+
+/// struct flow_sample, or struct flow_sample_expanded.
+fn read_flow(format: u32, sample: &[u8]) -> Result<FlowSample<'_>, Loss> {
+    let expanded = format == sample_format::FLOW_EXPANDED;
+    let flow = if expanded { expanded_flow(sample) } else { compact_flow(sample) };
+    let (records, (mut flow, count)) = flow.map_err(sample_truncated)?;
+    flow.read_records(records, count)?;
+    Ok(flow)
+}
+
+/// struct counters_sample, or struct counters_sample_expanded.
+fn read_counters(format: u32, sample: &[u8]) -> Result<CountersSample, Loss> {
+    let expanded = format == sample_format::COUNTERS_EXPANDED;
+    let counters = if expanded { expanded_counters(sample) } else { compact_counters(sample) };
+    let (records, (mut counters, count)) = counters.map_err(sample_truncated)?;
+    counters.read_records(records, count)?;
+    Ok(counters)
 }
 
 /// The fixed fields of struct flow_sample, and how many records it announces.
@@ -447,9 +488,9 @@ fn compact_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
 /// The fixed fields of struct flow_sample_expanded, and how many records it announces.
 #[inline]
 fn expanded_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
-    let (rest, [sequence_number, class, index]) = words(input)?;
-    let (rest, [sampling_rate, sample_pool, drops]) = words(rest)?;
-    let (records, [input_format, input, output_format, output, count]) = words(rest)?;
+    let (records, [sequence_number, class, index, fields @ ..]) = words::<11>(input)?;
+    let [sampling_rate, sample_pool, drops, interfaces @ .., count] = fields;
+    let [input_format, input, output_format, output] = interfaces;
     let sample = FlowSample {
         sequence_number,
         data_source: DataSource { class, index },
@@ -476,9 +517,7 @@ impl<'a> FlowSample<'a> {
         }
     }
 
-    /// Reads the `count` records of a flow sample into it. Inlined, so that the sample need not
-    /// go through memory.
-    #[inline(always)]
+    /// Reads the `count` records of a flow sample into it.
     fn read_records(&mut self, mut records: &'a [u8], count: u32) -> Result<(), Loss> {
         for _ in 0..count {
             let (rest, (format, record)) = block(records).map_err(record_overrun)?;
@@ -654,8 +693,77 @@ fn record_truncated(_: nom::Err<Short>) -> Loss {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_be_bytes()).collect()
+    }
+
+    /// A sample without its format and length: the fixed fields, then `records`.
+    fn flow(format: u32, count: u32, records: &[Vec<u8>]) -> Vec<u8> {
+        let fixed = if format == sample_format::FLOW { 7 } else { 10 };
+        let fixed: Vec<u32> = (1..=fixed).map(|n| n << 24 | n).chain([count]).collect();
+        [bytes(&fixed), records.concat()].concat()
+    }
+
+    /// A raw packet header of so many bytes, padded.
+    fn raw(length: u32) -> Vec<u8> {
+        let padded = length.next_multiple_of(4);
+        let fields = bytes(&[record_format::RAW_PACKET_HEADER, 16 + padded, 1, 1_518, 4, length]);
+        [fields, (0..padded).map(|n| n as u8).collect()].concat()
+    }
+
+    fn switch() -> Vec<u8> {
+        bytes(&[record_format::EXTENDED_SWITCH, 16, 10, 0, 20, 0])
+    }
+
+    #[test]
+    fn what_nearly_every_sample_is_goes_straight_through() {
+        for format in [sample_format::FLOW, sample_format::FLOW_EXPANDED] {
+            for length in [0, 14, 61, 128] {
+                for records in [&[raw(length)][..], &[raw(length), switch()]] {
+                    let sample = flow(format, records.len() as u32, records);
+                    let read = usual_flow(format, &sample).unwrap();
+                    assert_eq!(Ok(read), read_flow(format, &sample));
+                    assert_eq!(read.raw_packet_header.unwrap().header.len(), length as usize);
+                    assert_eq!(read.extended_switch.is_some(), records.len() == 2);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_short_way_reads_what_the_long_way_reads(
+            expanded: bool,
+            count in 0u32..4,
+            records in vec((0u32..150, 0u8..5), 0..4),
+            faults in vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+            end in any::<prop::sample::Index>(),
+            whole: bool,
+        ) {
+            let format = if expanded { sample_format::FLOW_EXPANDED } else { sample_format::FLOW };
+            let records: Vec<_> = records
+                .into_iter()
+                .map(|(length, kind)| if kind < 3 { raw(length) } else { switch() })
+                .collect();
+            let mut sample = flow(format, count, &records);
+            // Faults in the first words, where counts and lengths are.
+            let reach = sample.len().min(80);
+            for (at, value) in faults {
+                sample[at.index(reach)] = value;
+            }
+            let end = if whole { sample.len() } else { end.index(sample.len() + 1) };
+            if let Some(read) = usual_flow(format, &sample[..end]) {
+                prop_assert_eq!(Ok(read), read_flow(format, &sample[..end]));
+            }
+        }
+    }
 
     #[test]
     fn words_are_big_endian_and_all_there() {

@@ -389,6 +389,17 @@ impl MacTable {
         tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
         switch: [VlanTag; 2],
     ) -> Result<VlanTag, VlanTag> {
+        // Nearly always the outermost tag is known; without tags, the VLAN before the switch.
+        let first = tags.clone().next().unwrap_or(switch[0]);
+        if first.is_some() && self.knows(first) { Ok(first) } else { self.any_vlan(tags, switch) }
+    }
+
+    #[cold]
+    fn any_vlan(
+        &self,
+        tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
+        switch: [VlanTag; 2],
+    ) -> Result<VlanTag, VlanTag> {
         for vlan in tags.clone() {
             if self.knows(vlan) {
                 return Ok(vlan);

@@ -50,15 +50,18 @@ impl<P: Place> Table<P> {
         self.len == 0
     }
 
-    /// The index of the place of `key`, or of the empty one where it would be.
+    /// The index of the place of `key`; without one, that of the empty place where it would be.
     #[inline]
-    fn probe(&self, key: u64) -> usize {
+    fn probe(&self, key: u64) -> Result<usize, usize> {
         let mask = self.places.len() - 1;
         let mut at = hash(key) & mask;
         loop {
             let found = self.places[at].key();
-            if found == key || found == NO_KEY {
-                return at;
+            if found == key {
+                return Ok(at);
+            }
+            if found == NO_KEY {
+                return Err(at);
             }
             at = (at + 1) & mask;
         }
@@ -67,17 +70,13 @@ impl<P: Place> Table<P> {
     /// The place of `key`.
     #[inline]
     pub fn get(&self, key: u64) -> Option<&P> {
-        let place = &self.places[self.probe(key)];
-        if place.key() == NO_KEY { None } else { Some(place) }
+        self.probe(key).ok().map(|at| &self.places[at])
     }
 
     /// The place of `key`, which is made if there is none.
     #[inline]
     pub fn entry(&mut self, key: u64) -> &mut P {
-        let mut at = self.probe(key);
-        if self.places[at].key() == NO_KEY {
-            at = self.insert(key);
-        }
+        let at = self.probe(key).unwrap_or_else(|_| self.insert(key));
         &mut self.places[at]
     }
 
@@ -87,12 +86,12 @@ impl<P: Place> Table<P> {
             let larger = vec![P::EMPTY; self.places.len() * 2];
             for place in std::mem::replace(&mut self.places, larger) {
                 if place.key() != NO_KEY {
-                    let at = self.probe(place.key());
+                    let (Ok(at) | Err(at)) = self.probe(place.key());
                     self.places[at] = place;
                 }
             }
         }
-        let at = self.probe(key);
+        let (Ok(at) | Err(at)) = self.probe(key);
         self.places[at].set_key(key);
         self.len += 1;
         at
