@@ -6,6 +6,7 @@
 //! their sequence numbers are folded into one [`Sequence`], whose window is wider than what two
 //! workers can be apart ([`Agents::heard_in_parts`]), the sums are exact all the same.
 
+pub mod quality;
 pub mod sequence;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -18,7 +19,7 @@ use dashmap::DashMap;
 use foldhash::fast::FixedState;
 
 use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW, WINDOW_SPREAD};
-use crate::decode::{DataSource, DatagramHeader, FlowSample};
+use crate::decode::{CountersSample, DataSource, DatagramHeader, FlowSample};
 use crate::finding::{Finding, Level};
 use crate::loss::{Loss, Losses};
 use crate::resolve::{AgentPolicy, CorePorts, Direction, Policy};
@@ -33,6 +34,10 @@ pub const DEFAULT_DATA_SOURCES_MAX: usize = 65_536;
 /// How long an agent must have been silent to give its place to another one, in milliseconds.
 /// It does so only where there is no other place: what is known of it is kept until then.
 pub const AGENT_SILENT_MILLIS: u64 = HOUR_MILLIS;
+
+/// Counters of ports that wait in a desk before they are folded, per agent; the ports of what is
+/// beyond are read again when the agent sends their counters the next time.
+const READINGS_MAX: usize = 4_096;
 
 /// Sequence numbers that wait in a desk before they are folded.
 const PENDING_MAX: usize = 128;
@@ -139,7 +144,8 @@ pub struct SourceState {
     /// The median of the last hour.
     pub median_rate: u32,
     /// Sum of frame length x sampling rate over the samples that were not taken at egress, in
-    /// bytes: what the port received, as the samples tell it. It stops at its type's limit.
+    /// bytes: what the port received, as the samples tell it. It stops at its type's limit. Where
+    /// egress is counted (`direction = egress`): over those not taken at ingress, what it sent.
     pub estimated_bytes: u64,
     /// Sum of the sampling rates over the same samples, in packets.
     pub estimated_packets: u64,
@@ -153,6 +159,8 @@ pub struct SourceState {
     /// Folds in which the pool did not grow by exactly the sampling rate for each sample number:
     /// evidence that it is counted, and not made up from the numbers.
     pub pool_varied: u64,
+    /// Its port, if the agent sends counters of it.
+    pub port: Option<Box<quality::Port>>,
     drops: Option<u32>,
     highest: Option<u32>,
     pool: Option<u32>,
@@ -428,6 +436,8 @@ pub struct AgentState {
     pub first_seen_millis: u64,
     /// When it was last heard.
     pub last_seen_millis: u64,
+    /// What its sampling is judged by, beside its ports.
+    pub evidence: quality::Evidence,
     foreign_logged_millis: Option<u64>,
     egress_logged: bool,
     /// Another agent has its place; who still holds it asks for a place again.
@@ -435,6 +445,16 @@ pub struct AgentState {
 }
 
 impl AgentState {
+    /// Whether a data source is known, or there is a place for it, which is then taken.
+    fn has_room(&self, source: DataSource, agents: &Agents) -> bool {
+        let known = self.sources.contains_key(&source);
+        let room = known || agents.sources.fetch_add(1, Ordering::Relaxed) < agents.sources_max;
+        if !room {
+            agents.sources.fetch_sub(1, Ordering::Relaxed);
+        }
+        room
+    }
+
     /// Samples that the agent dropped itself, over its data sources.
     pub fn agent_drops(&self) -> u64 {
         self.sources.values().map(|source| source.agent_drops).sum()
@@ -631,6 +651,7 @@ impl Agents {
                 direction: Direction::default(),
                 first_seen_millis: stamp_millis,
                 last_seen_millis: stamp_millis,
+                evidence: quality::Evidence::default(),
                 foreign_logged_millis: None,
                 egress_logged: false,
                 retired: false,
@@ -736,6 +757,12 @@ fn direction_finding(agent: &Agent) -> Option<Finding> {
     })
 }
 
+/// The direction of samples (an index of [`AgentState::directions`]) that are no part of what a
+/// policy counts.
+fn other_side(policy: &AgentPolicy) -> usize {
+    if policy.direction == Direction::Egress { INGRESS } else { EGRESS }
+}
+
 /// Whether a sample was taken at ingress, at egress, or does not tell: its data source's index
 /// equals the input, the output and not the input, or neither (a LAG member, a bridge).
 #[inline]
@@ -773,7 +800,10 @@ pub struct Notes {
     /// What it sent.
     pub totals: Totals,
     directions: [u64; 3],
+    /// Samples of this direction are no part of what is counted.
+    other_side: usize,
     pending: Vec<Mark>,
+    readings: Vec<quality::Reading>,
     sources: Table<SourcePlace>,
     foreign: Option<(IpAddr, u64)>,
     source_address: IpAddr,
@@ -795,7 +825,7 @@ impl Notes {
             // There is no class of that number: such a source is taken for its neighbour.
             let source = sample.data_source.as_u64().min(NO_KEY - 1);
             let news = &mut self.sources.entry(source).news;
-            if direction != EGRESS {
+            if direction != self.other_side {
                 let rate = u64::from(rate);
                 let bytes = u64::from(sample.frame_length_bytes().unwrap_or(0)) * rate;
                 news.estimated_bytes = news.estimated_bytes.saturating_add(bytes);
@@ -809,6 +839,34 @@ impl Notes {
             });
         }
         (direction, rate)
+    }
+
+    /// Notes a counters sample, for what the samples of its port stand for up to here.
+    #[cold]
+    pub fn counters_sample(&mut self, sample: &CountersSample) {
+        self.totals.counters_samples += 1;
+        // Only an index of class 0 is an ifIndex.
+        let Some(counters) = sample.interface.filter(|_| sample.data_source.class == 0) else {
+            return;
+        };
+        if self.agent.is_none() || self.readings.len() >= READINGS_MAX {
+            return;
+        }
+        let source = sample.data_source.as_u64();
+        let news = self.sources.get(source).map(|place| place.news);
+        let news = news.unwrap_or(SourceNews::NONE);
+        self.readings.push(quality::Reading {
+            source,
+            stamp_millis: self.stamp_millis,
+            counters,
+            estimated_bytes: news.estimated_bytes,
+            estimated_packets: news.estimated_packets,
+        });
+    }
+
+    fn set_policy(&mut self, policy: AgentPolicy) {
+        self.policy = policy;
+        self.other_side = other_side(&self.policy);
     }
 
     fn fold(&mut self, agents: &Agents) {
@@ -829,6 +887,7 @@ impl Notes {
             }
             None => self.fold_untracked(agents),
         }
+        self.readings = Vec::new();
         self.totals = Totals::default();
         self.directions = [0; 3];
         self.pending.clear();
@@ -860,15 +919,14 @@ impl Notes {
             state.sequence.take(*mark);
         }
         state.last_seen_millis = state.last_seen_millis.max(stamp);
+        self.fold_readings(&mut state, agents);
         for place in self.sources.iter_mut() {
             let source = DataSource::from_u64(place.source);
             let news = &mut place.news;
             if news.samples == 0 {
                 continue;
             }
-            let known = state.sources.contains_key(&source);
-            if !known && agents.sources.fetch_add(1, Ordering::Relaxed) >= agents.sources_max {
-                agents.sources.fetch_sub(1, Ordering::Relaxed);
+            if !state.has_room(source, agents) {
                 state.untracked_samples += u64::from(news.samples);
             } else {
                 let shared = state.sources.entry(source).or_default();
@@ -937,6 +995,28 @@ impl Notes {
             }
         }
         true
+    }
+
+    /// Before the news of the samples: a reading has the part of them that came before it.
+    fn fold_readings(&mut self, state: &mut AgentState, agents: &Agents) {
+        let AgentPolicy { direction, sampling_rate, .. } = self.policy;
+        let mut packets = 0;
+        for reading in std::mem::take(&mut self.readings) {
+            let source = DataSource::from_u64(reading.source);
+            if state.has_room(source, agents) {
+                let shared = state.sources.entry(source).or_default();
+                packets += shared.take_counters(&reading, direction, sampling_rate);
+            }
+        }
+        let (samples, stamp) = (self.totals.flow_samples, self.stamp_millis);
+        let evidence = &mut state.evidence;
+        evidence.take(stamp, samples, packets);
+        if samples > 0 {
+            evidence.last_flow_millis = stamp;
+        }
+        if self.totals.counters_samples > 0 {
+            evidence.last_counters_millis = stamp;
+        }
     }
 
     /// Whether they are of an agent that gave its place up, and say nothing more.
@@ -1051,7 +1131,7 @@ impl Desk {
         // Untracked agents share notes, but not a policy.
         if place == UNTRACKED {
             let notes = &mut self.notes[UNTRACKED];
-            notes.policy = policy.agent(key.address).clone();
+            notes.set_policy(policy.agent(key.address).clone());
             notes.take_core_ports(&self.core_ports);
         }
         self.last = Some((key, place));
@@ -1086,7 +1166,8 @@ impl Desk {
     pub fn set_policy(&mut self, policy: &Policy) {
         for notes in &mut self.notes {
             if let Some(agent) = &notes.agent {
-                notes.policy = policy.agent(agent.key.address).clone();
+                let policy = policy.agent(agent.key.address).clone();
+                notes.set_policy(policy);
                 notes.take_core_ports(&self.core_ports);
             }
         }
@@ -1145,10 +1226,12 @@ impl Notes {
         Notes {
             agent,
             core_ports: Arc::default(),
+            other_side: other_side(&policy),
             policy,
             totals: Totals::default(),
             directions: [0; 3],
             pending: Vec::with_capacity(PENDING_MAX),
+            readings: Vec::new(),
             sources: Table::default(),
             foreign: None,
             source_address,

@@ -266,6 +266,16 @@ pub struct Switch {
     pub extended_switch: ExtendedSwitchRecord,
     /// Seconds between two counters samples of a port; the fabric's if not given.
     pub counters_interval_secs: Option<u32>,
+    /// The rate that its samples name, if it is not the one that it uses.
+    pub named_sampling_rate: Option<u32>,
+    /// Samples that it takes in a second at the most; the others it drops.
+    pub samples_per_second_max: Option<u32>,
+    /// Whether it keeps what it drops to itself (`drops` stays 0).
+    #[serde(default)]
+    pub silent_drops: bool,
+    /// Whether its sample pool is made up: sequence number x sampling rate.
+    #[serde(default)]
+    pub synthetic_pool: bool,
     /// ifIndex of its uplink; members' ports follow. From 2^24 on only in expanded samples.
     #[serde(default = "default_if_index_base")]
     pub if_index_base: u32,
@@ -677,6 +687,10 @@ fn lay_switches(description: &Description) -> Result<Vec<Switch>, FabricError> {
                 expanded: false,
                 extended_switch: ExtendedSwitchRecord::Always,
                 counters_interval_secs: None,
+                named_sampling_rate: None,
+                samples_per_second_max: None,
+                silent_drops: false,
+                synthetic_pool: false,
                 if_index_base: default_if_index_base(),
             });
         }
@@ -692,6 +706,7 @@ fn lay_switches(description: &Description) -> Result<Vec<Switch>, FabricError> {
         }
         let rate = *switch.sampling_rate.get_or_insert(description.sampling_rate);
         range("sampling_rate", u64::from(rate), 1, 1 << 24)?;
+        range("named_sampling_rate", switch.named_sampling_rate.unwrap_or(1).into(), 1, 1 << 24)?;
         let interval =
             *switch.counters_interval_secs.get_or_insert(description.counters_interval_secs);
         range("counters_interval_secs", u64::from(interval), 0, 86_400)?;

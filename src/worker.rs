@@ -747,8 +747,8 @@ impl Visitor for Walk<'_> {
         }
     }
 
-    fn counters_sample(&mut self, _sample: &CountersSample) {
-        self.notes.totals.counters_samples += 1;
+    fn counters_sample(&mut self, sample: &CountersSample) {
+        self.notes.counters_sample(sample);
     }
 
     #[cold]

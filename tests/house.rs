@@ -16,7 +16,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("decode", &["ixp", "loss"]),
     ("resolve", &["ixp", "loss", "table"]),
     ("count", &["ixp"]),
-    ("agent", &["decode", "finding", "loss", "resolve", "table"]),
+    ("agent", &["count", "decode", "finding", "loss", "resolve", "table"]),
     ("sightings", &["decode", "finding", "ixp", "resolve"]),
     ("state", &["agent", "finding", "loss", "sightings"]),
     (

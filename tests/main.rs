@@ -10,6 +10,7 @@ mod docs;
 mod hostile;
 mod house;
 mod outage;
+mod quality;
 mod replay;
 mod run;
 mod service;

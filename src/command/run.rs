@@ -13,13 +13,13 @@ use signal_hook::iterator::Signals;
 use tokio::sync::Notify;
 
 use super::log_to_stderr;
-use crate::agent::Agents;
+use crate::agent::{Agents, quality};
 use crate::clock::Clock;
 use crate::control::api::{self, ApiError, Client, Fetched, LastGood, Limits};
 use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::control::service::{self, Readiness};
 use crate::control::web::{self, Listeners, Web, WebError};
-use crate::finding::Finding;
+use crate::finding::{Finding, Level};
 use crate::flush::WhenFull;
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
@@ -498,6 +498,8 @@ impl Control {
                     }
                 }
                 _ = summary_at.tick() => {
+                    let found = quality::findings(&self.state.agents, self.clock.now_millis());
+                    self.state.set_findings(quality::FINDINGS, found);
                     self.state.refresh_findings();
                     self.say_findings();
                     let now = self.state.status_now(self.clock.now_millis());
@@ -529,7 +531,10 @@ impl Control {
         let news = findings.iter().filter(|finding| !self.said.contains(&key(finding)));
         let news: Vec<_> = news.take(FINDINGS_PER_MINUTE_MAX).collect();
         for finding in &news {
-            tracing::warn!("{finding}");
+            match finding.level {
+                Level::Ok => tracing::info!("{finding}"),
+                Level::Warn | Level::Fail => tracing::warn!("{finding}"),
+            }
         }
         self.said.extend(news.into_iter().map(key));
     }

@@ -134,8 +134,11 @@ struct DataSourceState {
     flow_sequence: u32,
     counters_sequence: u32,
     pool: u32,
+    drops: u32,
     packets: u32,
     octets: u64,
+    sent_packets: u32,
+    sent_octets: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -148,6 +151,11 @@ struct Agent {
     expanded: bool,
     extended_switch: ExtendedSwitchRecord,
     sampling_rate: u32,
+    samples_per_second_max: u32,
+    /// The second under way, and the samples that were taken in it.
+    second: (u64, u32),
+    silent_drops: bool,
+    synthetic_pool: bool,
     uplink: u32,
     samples_max: u32,
     sequence: u32,
@@ -183,7 +191,7 @@ pub struct Emitted {
     pub source: SocketAddr,
     /// The agent, as an index into [`Fabric::switches`].
     pub switch: usize,
-    /// Flow samples in the datagram; 0 if it has counters samples.
+    /// Flow samples in the datagram; 0 if it has counters samples, or all were dropped.
     pub flow_samples: u32,
 }
 
@@ -382,10 +390,12 @@ impl Generator {
         let count = self.agents[switch].samples_max;
         self.begin(switch, stamp_millis, count, payload);
         self.recorder.advance(stamp_millis);
-        for _ in 0..count {
-            self.flow_sample(switch, payload);
-        }
-        self.recorder.flow_datagram(count);
+        let samples =
+            (0..count).filter(|_| self.flow_sample(switch, stamp_millis, payload)).count();
+        let samples = index(samples);
+        let count_at = self.agents[switch].header.len() - 4;
+        put(payload, count_at, samples);
+        self.recorder.flow_datagram(samples);
         let stamp_secs = stamp_millis / 1000;
         if stamp_secs != self.diurnal_secs {
             self.diurnal_secs = stamp_secs;
@@ -394,7 +404,7 @@ impl Generator {
             self.diurnal_share = self.diurnal.share_at(second_of_day).max(1e-4);
         }
         self.elapsed_nanos += self.sample_nanos * f64::from(count) / self.diurnal_share;
-        Emitted { stamp_micros, source: self.agents[switch].source, switch, flow_samples: count }
+        Emitted { stamp_micros, source: self.agents[switch].source, switch, flow_samples: samples }
     }
 
     /// The next `count` datagrams at once, for callers that must not spend time on generating.
@@ -443,8 +453,8 @@ impl Generator {
         put(payload, end - 4, count);
     }
 
-    /// One flow sample of an agent that has speakers.
-    fn flow_sample(&mut self, switch: usize, payload: &mut Vec<u8>) {
+    /// One flow sample of an agent that has speakers; false if the agent drops it.
+    fn flow_sample(&mut self, switch: usize, stamp_millis: u64, payload: &mut Vec<u8>) -> bool {
         let agent = &self.agents[switch];
         let (chance, detail) = (self.random.next(), self.random.next());
         let noise = if high(chance) < self.noise_threshold {
@@ -523,13 +533,33 @@ impl Generator {
             }
         }
         let sample_length = index(payload.len() - at - 8);
+        let packets = agent.sampling_rate;
+        let octets = u64::from(frame_length) * u64::from(packets);
         let data_source = &mut self.data_sources[local.port as usize];
-        data_source.flow_sequence = data_source.flow_sequence.wrapping_add(1);
         // Distances between samples are random with the rate as mean (sFlow v5, section 3.1.1).
         let skip = scale(high(detail), 2 * agent.sampling_rate - 1) + 1;
         data_source.pool = data_source.pool.wrapping_add(skip);
-        data_source.packets = data_source.packets.wrapping_add(agent.sampling_rate);
-        data_source.octets += u64::from(frame_length) * u64::from(agent.sampling_rate);
+        if noise == Some(Loss::Direction) {
+            data_source.sent_packets = data_source.sent_packets.wrapping_add(packets);
+            data_source.sent_octets += octets;
+        } else {
+            data_source.packets = data_source.packets.wrapping_add(packets);
+            data_source.octets += octets;
+        }
+        let agent = &mut self.agents[switch];
+        if agent.second.0 != stamp_millis / 1_000 {
+            agent.second = (stamp_millis / 1_000, 0);
+        }
+        agent.second.1 += 1;
+        let taken = agent.second.1 <= agent.samples_per_second_max;
+        if taken {
+            data_source.flow_sequence = data_source.flow_sequence.wrapping_add(1);
+            if agent.synthetic_pool {
+                data_source.pool = data_source.flow_sequence.wrapping_mul(packets);
+            }
+        } else {
+            data_source.drops = data_source.drops.wrapping_add(u32::from(!agent.silent_drops));
+        }
 
         let sample = &mut payload[at..header_at];
         put(sample, 4, sample_length);
@@ -540,6 +570,7 @@ impl Generator {
         let rest = if agent.expanded {
             put(sample, 16, local.if_index);
             put(sample, 24, data_source.pool);
+            put(sample, 28, data_source.drops);
             put(sample, 36, input);
             put(sample, 40, discarded);
             put(sample, 44, output);
@@ -547,6 +578,7 @@ impl Generator {
         } else {
             put(sample, 12, local.if_index);
             put(sample, 20, data_source.pool);
+            put(sample, 24, data_source.drops);
             put(sample, 28, input);
             put(sample, 32, discarded << 30 | output);
             &mut sample[36..]
@@ -565,19 +597,19 @@ impl Generator {
             frame_length,
         );
 
+        if !taken {
+            payload.truncate(at);
+        }
         match noise {
-            Some(loss) => self.recorder.loss(loss),
+            Some(loss) if taken => self.recorder.loss(loss),
+            Some(_) => {}
+            // What was forwarded is the truth, sampled or not.
             None => {
                 let protocol = if kind == FrameKind::V6 { IpProtocol::V6 } else { IpProtocol::V4 };
-                self.recorder.count(
-                    source.id,
-                    destination.id,
-                    protocol,
-                    frame_length,
-                    agent.sampling_rate,
-                );
+                self.recorder.count(source.id, destination.id, protocol, frame_length, packets);
             }
         }
+        taken
     }
 
     /// One of the addresses of a VLI, by 16 random bits.
@@ -629,6 +661,7 @@ impl Agent {
             .map(index)
             .collect();
         let counters_interval_millis = u64::from(interval_secs) * 1000;
+        let named_rate = description.named_sampling_rate.unwrap_or(sampling_rate);
         let mut header = Vec::new();
         push(&mut header, &[5]);
         match description.agent {
@@ -645,10 +678,10 @@ impl Agent {
         let mut prefix = Vec::new();
         if description.expanded {
             // Format, length, sequence, class, index, rate, pool, drops, input, output, records.
-            push(&mut prefix, &[3, 0, 0, 0, 0, sampling_rate, 0, 0, 0, 0, 0, 0, 0]);
+            push(&mut prefix, &[3, 0, 0, 0, 0, named_rate, 0, 0, 0, 0, 0, 0, 0]);
         } else {
             // Format, length, sequence, source, rate, pool, drops, input, output, records.
-            push(&mut prefix, &[1, 0, 0, 0, sampling_rate, 0, 0, 0, 0, 0]);
+            push(&mut prefix, &[1, 0, 0, 0, named_rate, 0, 0, 0, 0, 0]);
         }
         // Raw packet header: format, length, protocol Ethernet, frame length, stripped, length.
         push(&mut prefix, &[1, 0, 1, 0, FCS_BYTES, 0]);
@@ -663,6 +696,10 @@ impl Agent {
             expanded: description.expanded,
             extended_switch: description.extended_switch,
             sampling_rate,
+            samples_per_second_max: description.samples_per_second_max.unwrap_or(u32::MAX),
+            second: (0, 0),
+            silent_drops: description.silent_drops,
+            synthetic_pool: description.synthetic_pool,
             uplink: description.if_index_base,
             samples_max: fabric.description.samples_per_datagram.min(fit),
             sequence: 0,
@@ -693,10 +730,11 @@ impl DataSourceState {
         }
         let speed_bits: u64 = 10_000_000_000;
         push(payload, &[1, IF_COUNTERS_BYTES]);
-        // Ethernet (6), full duplex (1), up (3); only what came in is counted.
+        // Ethernet (6), full duplex (1), up (3); of what went out, what was sampled there.
         push(payload, &[self.if_index, 6, high(speed_bits), low(speed_bits), 1, 3]);
         push(payload, &[high(self.octets), low(self.octets), self.packets, 0, 0, 0, 0, 0]);
-        push(payload, &[0, 0, 0, 0, 0, 0, 0, 0]);
+        push(payload, &[high(self.sent_octets), low(self.sent_octets), self.sent_packets]);
+        push(payload, &[0, 0, 0, 0, 0]);
     }
 }
 
