@@ -39,7 +39,7 @@ mod tree;
 pub mod writer;
 
 pub use feed::{Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
-pub use tree::{File, FileError, Tree};
+pub use tree::{File, FileError, Tree, TreeHeld, TreeLock};
 
 /// Seconds between two rows of the finest archive.
 pub const STEP_SECS: u64 = 300;

@@ -6,6 +6,7 @@ mod check;
 mod config;
 mod decode;
 mod demo;
+mod direct;
 mod docs;
 mod hostile;
 mod house;

@@ -148,8 +148,8 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     }
 
     let matrix = Arc::new(Mutex::new(BTreeMap::new()));
-    let sink: Box<dyn Sink> = if print {
-        Box::new(MatrixSink(matrix.clone()))
+    let (sink, _tree_lock): (Box<dyn Sink>, _) = if print {
+        (Box::new(MatrixSink(matrix.clone())), None)
     } else {
         open_sink(&config, &Arc::new(AtomicBool::new(false)))?
     };

@@ -27,7 +27,7 @@ use crate::receive::{ListenError, Spread, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::direct::{self, Direct};
 use crate::sink::rrdcached::{self, Address, Rrdcached};
-use crate::sink::{Sink, Tree};
+use crate::sink::{Sink, Tree, TreeHeld, TreeLock};
 use crate::state::status::Status;
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
@@ -97,6 +97,9 @@ pub enum RunError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// Another daemon writes the tree.
+    #[error("{0}, an ixflow that writes this tree: a second one needs its own sflow_rrddir")]
+    TreeHeld(#[from] TreeHeld),
     /// Another daemon is there.
     #[error(
         "{}: locked by process {holder}: another ixflow runs with these settings; a second one \
@@ -129,7 +132,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 
     let _lock = lock_state_dir(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let sink = open_sink(&config, &stop)?;
+    let (sink, _tree_lock) = open_sink(&config, &stop)?;
     let sink_name = sink.describe();
 
     // The first table: the last good one, until the portal gives a newer.
@@ -338,11 +341,11 @@ pub(super) fn rrdcached_settings(config: &Config) -> rrdcached::Settings {
     }
 }
 
-/// Opens the one sink that the tree is written by from now on.
+/// Opens the one sink that the tree is written by from now on, and locks the tree if it is here.
 pub(super) fn open_sink(
     config: &Config,
     stop: &Arc<AtomicBool>,
-) -> Result<Box<dyn Sink>, RunError> {
+) -> Result<(Box<dyn Sink>, Option<TreeLock>), RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = goes_through_rrdcached(config);
     if let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
@@ -350,14 +353,16 @@ pub(super) fn open_sink(
     {
         return Err(tree_error(error));
     }
-    if through_rrdcached {
+    let lock = TreeLock::take(&config.rrd_dir)?;
+    let sink: Box<dyn Sink> = if through_rrdcached {
         let settings = rrdcached_settings(config);
-        Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
+        Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?)
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
         let direct = Direct::new(tree, config.create, direct::default_threads());
-        Ok(Box::new(direct.map_err(tree_error)?))
-    }
+        Box::new(direct.map_err(tree_error)?)
+    };
+    Ok((sink, lock))
 }
 
 fn describe_table(table: &TableState, now_secs: u64) -> String {
