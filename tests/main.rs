@@ -11,6 +11,7 @@ mod docs;
 mod hostile;
 mod house;
 mod outage;
+mod policy;
 mod quality;
 mod replay;
 mod run;
