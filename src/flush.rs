@@ -5,18 +5,24 @@
 //! before, or since observation began. A flush on request, and the last one, end inside a step:
 //! RRD averages the part and the rest exactly.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use foldhash::fast::FixedState;
 
+use self::backlog::Backlog;
+use self::format::Saved;
 use crate::count::{Ledger, Traffic};
 use crate::ixp::{VlanTag, VliId};
 use crate::resolve::{Lan, MacTable};
-use crate::state::{GivenUp, Pulse, State};
+use crate::state::Pulse;
 use crate::worker::{Epoch, Handover};
+
+pub mod backlog;
+pub mod format;
+pub mod spool;
 
 /// What the fabric carried between two moments: the unit of work of a sink.
 #[derive(Clone, PartialEq, Debug)]
@@ -59,7 +65,7 @@ pub struct VlanTraffic {
 }
 
 /// Sums of ledgers.
-#[derive(Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Counts {
     pairs: HashMap<(VliId, VliId), Traffic, FixedState>,
     vlans: BTreeMap<VlanTag, Traffic>,
@@ -84,12 +90,40 @@ impl Counts {
 }
 
 /// Counts of one step, as far as they were handed over.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Step {
     from_millis: u64,
     /// Up to where it was observed.
     to_millis: u64,
     counts: Counts,
+}
+
+/// Counts that are not cut into intervals yet.
+#[derive(Clone, Debug)]
+struct Open {
+    step_secs: u64,
+    /// By the end of the step, in seconds since 1970.
+    steps: BTreeMap<u64, Step>,
+    /// End of the last interval.
+    covered_to_secs: Option<u64>,
+    lans: Arc<[Lan]>,
+}
+
+/// What was counted at some moment and is in no interval: what a restart must know.
+#[derive(Debug)]
+struct OpenStep {
+    open: Open,
+    to_secs: u64,
+}
+
+impl OpenStep {
+    /// As intervals up to that moment; none while nothing was observed.
+    fn into_saved(mut self, acknowledged_to_secs: u64) -> Option<Saved> {
+        let mut open = Vec::new();
+        self.open.finish(self.to_secs, &mut |interval| open.push(interval));
+        let covered_to_secs = self.open.covered_to_secs?;
+        Some(Saved { covered_to_secs, acknowledged_to_secs, open })
+    }
 }
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -101,25 +135,23 @@ struct Progress {
 
 /// Merges ledgers, and cuts intervals.
 pub struct Flusher {
-    step_secs: u64,
     epoch: Arc<Epoch>,
     handovers: Receiver<Handover>,
     spares: Vec<Sender<Ledger>>,
     backlog: Arc<Backlog>,
     workers: Vec<Progress>,
-    /// By the end of the step, in seconds since 1970.
-    steps: BTreeMap<u64, Step>,
-    /// End of the last interval.
-    covered_to_secs: Option<u64>,
-    lans: Arc<[Lan]>,
+    open: Open,
     lans_epoch: u64,
     flushed_epoch: u64,
     /// The epoch of the request to flush that comes next, if it is above `flushed_epoch`.
     awaited_epoch: u64,
+    /// The epoch whose ledgers are to be saved.
+    save_epoch: Option<u64>,
 }
 
 impl Flusher {
-    /// A flusher for as many workers as there are `spares`, to which empty ledgers go back.
+    /// A flusher for as many workers as there are `spares`, to which empty ledgers go back. It
+    /// goes on where the backlog's earlier run ended, and saves as often as the backlog says.
     pub fn new(
         step_secs: u32,
         epoch: Arc<Epoch>,
@@ -128,29 +160,52 @@ impl Flusher {
         backlog: Arc<Backlog>,
     ) -> Flusher {
         let workers = vec![Progress::default(); spares.len()];
-        Flusher {
+        let open = Open {
             step_secs: u64::from(step_secs),
+            steps: BTreeMap::new(),
+            covered_to_secs: backlog.resumed_to_secs(),
             lans: epoch.plan().table.lans().clone(),
+        };
+        Flusher {
+            open,
             epoch,
             handovers,
             spares,
             backlog,
             workers,
-            steps: BTreeMap::new(),
-            covered_to_secs: None,
             lans_epoch: 0,
             flushed_epoch: 0,
             awaited_epoch: 0,
+            save_epoch: None,
         }
     }
 
     /// Runs until all workers have ended, flushes the rest, and closes the backlog.
     pub fn run(mut self, pulse: &Pulse) {
-        while let Ok(handover) = self.handovers.recv() {
-            pulse.turn();
-            self.take(handover);
-            pulse.turn();
+        let save_every = self.backlog.save_every();
+        let mut save_at = save_every.map(|every| Instant::now() + every);
+        loop {
+            let received = match save_at {
+                Some(at) => self.handovers.recv_deadline(at),
+                None => self.handovers.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match received {
+                Ok(handover) => {
+                    pulse.turn();
+                    self.take(handover);
+                    pulse.turn();
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    save_at = save_every.map(|every| Instant::now() + every);
+                    if self.save_epoch.is_none() {
+                        self.save_epoch = Some(self.epoch.advance());
+                    }
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
+        // All is in intervals: what was saved before must not be read again.
+        self.backlog.save(OpenStep { open: self.open, to_secs: 0 });
         self.backlog.close();
     }
 
@@ -161,15 +216,13 @@ impl Flusher {
             self.backlog.give_up_set_back(&ledger);
         } else if plan.table.cell_count() > 0 {
             // Without a table nothing is observed: the first interval begins with the first table.
-            let step = self.step_at(from_millis, to_millis);
-            step.from_millis = step.from_millis.min(from_millis);
-            step.to_millis = step.to_millis.max(to_millis);
+            let step = self.open.step_at(from_millis, to_millis);
             step.counts.add(&ledger, &plan.table);
         }
         // The next ledger belongs to the plan of the worker's epoch.
         if epoch >= self.lans_epoch {
             self.lans_epoch = epoch;
-            self.lans = plan.table.lans().clone();
+            self.open.lans = plan.table.lans().clone();
         }
         ledger.clear();
         // A worker that has ended, or has spares enough, needs none.
@@ -178,6 +231,44 @@ impl Flusher {
         self.cut();
     }
 
+    fn cut(&mut self) {
+        let mut push = |interval| self.backlog.push(interval);
+        let all_ended = self.workers.iter().all(|worker| worker.ended);
+        // A worker that has ended holds nobody up.
+        let passed = self.workers.iter().filter(|worker| !worker.ended || all_ended);
+        let passed_secs = passed.map(|worker| worker.to_millis).min().unwrap_or(0) / 1_000;
+        while let Some((&end_secs, _)) = self.open.steps.first_key_value() {
+            if end_secs > passed_secs {
+                break;
+            }
+            self.open.emit(end_secs, end_secs, &mut push);
+        }
+        let requested = self.epoch.flush_requested();
+        if self.awaited_epoch <= self.flushed_epoch {
+            self.awaited_epoch = requested;
+        }
+        // The request that was seen first is awaited: later ones must not put it off for ever.
+        let awaited = self.awaited_epoch;
+        let reached =
+            |epoch: u64| self.workers.iter().all(|worker| worker.ended || worker.epoch >= epoch);
+        let to_millis = self.workers.iter().map(|worker| worker.to_millis).max();
+        let to_secs = to_millis.unwrap_or(0).div_ceil(1_000);
+        if all_ended {
+            self.flushed_epoch = awaited;
+            self.open.finish(to_secs, &mut push);
+        } else if awaited > self.flushed_epoch && reached(awaited) {
+            self.flushed_epoch = awaited;
+            self.open.emit_first(to_secs, &mut push);
+        }
+        if self.save_epoch.is_some_and(reached) {
+            self.save_epoch = None;
+            self.backlog.save(OpenStep { open: self.open.clone(), to_secs });
+        }
+    }
+}
+
+impl Open {
+    /// The step of a ledger that covers these milliseconds.
     fn step_at(&mut self, from_millis: u64, to_millis: u64) -> &mut Step {
         let step_millis = self.step_secs * 1_000;
         // A ledger of no duration at a boundary belongs to the step that begins there.
@@ -189,47 +280,32 @@ impl Flusher {
         // What comes too late for its step goes into the next: bytes are kept, not seconds.
         let next = self.covered_to_secs.map_or(0, |covered| covered / self.step_secs + 1);
         let end_secs = end.max(next) * self.step_secs;
-        self.steps.entry(end_secs).or_insert_with(|| Step {
+        let step = self.steps.entry(end_secs).or_insert_with(|| Step {
             from_millis,
             to_millis,
             counts: Counts::default(),
-        })
+        });
+        step.from_millis = step.from_millis.min(from_millis);
+        step.to_millis = step.to_millis.max(to_millis);
+        step
     }
 
-    fn cut(&mut self) {
-        let all_ended = self.workers.iter().all(|worker| worker.ended);
-        // A worker that has ended holds nobody up.
-        let passed = self.workers.iter().filter(|worker| !worker.ended || all_ended);
-        let passed_secs = passed.map(|worker| worker.to_millis).min().unwrap_or(0) / 1_000;
-        while let Some((&end_secs, _)) = self.steps.first_key_value() {
-            if end_secs > passed_secs {
-                break;
-            }
-            self.emit(end_secs, end_secs);
-        }
-        let requested = self.epoch.flush_requested();
-        if self.awaited_epoch <= self.flushed_epoch {
-            self.awaited_epoch = requested;
-        }
-        // The request that was seen first is awaited: later ones must not put it off for ever.
-        let awaited = self.awaited_epoch;
-        let reached = self.workers.iter().all(|worker| worker.ended || worker.epoch >= awaited);
-        if all_ended || (awaited > self.flushed_epoch && reached) {
-            self.flushed_epoch = awaited;
-            let to_millis = self.workers.iter().map(|worker| worker.to_millis).max();
-            let to_secs = to_millis.unwrap_or(0).div_ceil(1_000);
-            if let Some((&end_secs, _)) = self.steps.first_key_value() {
-                self.emit(end_secs, to_secs.min(end_secs));
-            }
-            if all_ended {
-                self.emit_rest(to_secs);
-            }
+    /// Hands on everything, up to `to_secs`.
+    fn finish(&mut self, to_secs: u64, push: &mut impl FnMut(Interval)) {
+        self.emit_first(to_secs, push);
+        self.emit_rest(to_secs, push);
+    }
+
+    /// Hands on the first step as far as it goes.
+    fn emit_first(&mut self, to_secs: u64, push: &mut impl FnMut(Interval)) {
+        if let Some((&end_secs, _)) = self.steps.first_key_value() {
+            self.emit(end_secs, to_secs.min(end_secs), push);
         }
     }
 
     /// At the end: what is left goes into one more interval, which borrows a second where the
     /// one before covered all.
-    fn emit_rest(&mut self, to_secs: u64) {
+    fn emit_rest(&mut self, to_secs: u64, push: &mut impl FnMut(Interval)) {
         while let Some((&end_secs, step)) = self.steps.last_key_value() {
             if step.counts.pairs.is_empty() {
                 self.steps.remove(&end_secs);
@@ -245,12 +321,12 @@ impl Flusher {
             }
             let covered_secs = self.covered_to_secs.unwrap_or(0);
             let begun_secs = step.from_millis.div_ceil(1_000);
-            self.emit(end_secs, to_secs.max(covered_secs + 1).max(begun_secs + 1));
+            self.emit(end_secs, to_secs.max(covered_secs + 1).max(begun_secs + 1), push);
         }
     }
 
     /// Hands on what is known of the step that ends at `end_secs` as an interval up to `to_secs`.
-    fn emit(&mut self, end_secs: u64, to_secs: u64) {
+    fn emit(&mut self, end_secs: u64, to_secs: u64, push: &mut impl FnMut(Interval)) {
         let Some(step) = self.steps.remove(&end_secs) else { return };
         // The end of the interval before was rounded up as well, by the daemon that ran before
         // a restart too: files would spread these counts over fewer seconds than they are for.
@@ -280,7 +356,7 @@ impl Flusher {
             .map(|((source, destination), traffic)| PairTraffic { source, destination, traffic })
             .collect();
         pairs.sort_unstable_by_key(|pair| (pair.source, pair.destination));
-        self.backlog.push(Interval {
+        push(Interval {
             from_secs,
             to_secs,
             after_hole: self.covered_to_secs != Some(from_secs),
@@ -292,151 +368,19 @@ impl Flusher {
     }
 }
 
-/// The sums of what is lost with some pairs.
-fn given_up<'a>(pairs: impl Iterator<Item = &'a Traffic>) -> GivenUp {
-    let mut lost = GivenUp::default();
-    for traffic in pairs {
-        let [samples4, samples6] = traffic.samples.map(u64::from);
-        lost.merge(&GivenUp {
-            pairs: 1,
-            samples: samples4 + samples6,
-            packets: traffic.packets[0].saturating_add(traffic.packets[1]),
-            bytes: traffic.bytes[0].saturating_add(traffic.bytes[1]),
-        });
-    }
-    lost
-}
-
-/// What happens when the backlog is full.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum WhenFull {
-    /// The oldest interval is dropped, and counted: ingest never waits for a sink.
-    DropOldest,
-    /// The flusher waits: a replay is as fast as its sink.
-    Wait,
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    intervals: VecDeque<Arc<Interval>>,
-    dropped: u64,
-    closed: bool,
-}
-
-impl Queue {
-    fn pairs(&self) -> usize {
-        self.intervals.iter().map(|interval| interval.pairs.len()).sum()
-    }
-}
-
-/// Intervals on their way from the flusher to the sink.
-#[derive(Debug)]
-pub struct Backlog {
-    queue: Mutex<Queue>,
-    changed: Condvar,
-    limit: usize,
-    when_full: WhenFull,
-    state: Arc<State>,
-}
-
-/// Pairs of all waiting intervals at the most, whatever their number: 1.2 GB.
-pub const BACKLOG_PAIRS_MAX: usize = 25_000_000;
-
-impl Backlog {
-    /// A backlog of at most `limit` intervals; what is given up is told to `state`.
-    pub fn new(limit: usize, when_full: WhenFull, state: Arc<State>) -> Backlog {
-        Backlog { queue: Mutex::default(), changed: Condvar::new(), limit, when_full, state }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        // The queue is whole after every statement.
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Appends an interval.
-    pub fn push(&self, interval: Interval) {
-        let mut queue = self.lock();
-        while queue.intervals.len() >= self.limit && self.when_full == WhenFull::Wait {
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-        while queue.intervals.len() >= self.limit.max(2)
-            || (queue.intervals.len() >= 2
-                && queue.pairs() + interval.pairs.len() > BACKLOG_PAIRS_MAX)
-        {
-            // The one in front is being written, and may be in its file in part already.
-            if let Some(dropped) = queue.intervals.remove(1) {
-                queue.dropped += 1;
-                tracing::error!(
-                    "the backlog is full: the interval from {} to {} is given up, with what {} \
-                     pairs exchanged",
-                    dropped.from_secs,
-                    dropped.to_secs,
-                    dropped.pairs.len()
-                );
-            }
-        }
-        queue.intervals.push_back(Arc::new(interval));
-        self.changed.notify_all();
-    }
-
-    /// Counts a ledger that came while the clock was set back as lost.
-    fn give_up_set_back(&self, ledger: &Ledger) {
-        let lost = given_up(ledger.iter().map(|(_, traffic)| traffic));
-        self.state.write().clock_set_back.merge(&lost);
-    }
-
-    /// Says that nothing more will come.
-    pub fn close(&self) {
-        self.lock().closed = true;
-        self.changed.notify_all();
-    }
-
-    /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
-    /// backlog is closed and empty.
-    pub fn front(&self) -> Option<Arc<Interval>> {
-        let mut queue = self.lock();
-        loop {
-            if let Some(interval) = queue.intervals.front() {
-                return Some(interval.clone());
-            }
-            if queue.closed {
-                return None;
-            }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Takes the oldest interval off: it was written.
-    pub fn done(&self) {
-        self.lock().intervals.pop_front();
-        self.changed.notify_all();
-    }
-
-    /// Waits for `time`, or until the backlog is closed; returns whether it is.
-    pub fn wait_closed(&self, time: Duration) -> bool {
-        let queue = self.lock();
-        let waited = self.changed.wait_timeout_while(queue, time, |queue| !queue.closed);
-        waited.unwrap_or_else(PoisonError::into_inner).0.closed
-    }
-
-    /// How many intervals wait, and how many were dropped.
-    pub fn len(&self) -> (usize, u64) {
-        let queue = self.lock();
-        (queue.intervals.len(), queue.dropped)
-    }
-}
-
 #[cfg(test)]
 #[expect(clippy::cast_possible_truncation, reason = "small numbers of the tests' own")]
 mod tests {
     use crossbeam_channel::bounded;
     use proptest::prelude::*;
 
+    use super::backlog::WhenFull;
     use super::*;
     use crate::agent::Agents;
     use crate::count::Hit;
     use crate::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord};
     use crate::resolve::{Plan, Policy};
+    use crate::state::{GivenUp, State};
 
     fn plan(vlis: u32) -> Plan {
         let records: Vec<_> = (0..vlis)
@@ -454,6 +398,7 @@ mod tests {
         flusher: Flusher,
         backlog: Arc<Backlog>,
         epoch: Arc<Epoch>,
+        state: Arc<State>,
         /// What is handed over came while the clock was set back.
         set_back: bool,
     }
@@ -462,11 +407,11 @@ mod tests {
         fn new(workers: usize) -> Bench {
             let epoch = Arc::new(Epoch::new(plan(3)));
             let state = Arc::new(State::new(Agents::new(1, 1), workers));
-            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest, state));
+            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest, state.clone()));
             let spares = (0..workers).map(|_| bounded(1).0).collect();
             let (_, handovers) = bounded(1);
             let flusher = Flusher::new(300, epoch.clone(), handovers, spares, backlog.clone());
-            Bench { flusher, backlog, epoch, set_back: false }
+            Bench { flusher, backlog, epoch, state, set_back: false }
         }
 
         /// Hands over `bytes` that VLI 100 sent to VLI 101.
@@ -500,14 +445,10 @@ mod tests {
 
         /// (from, to, after a hole, bytes) of every interval.
         fn intervals(&self) -> Vec<(u64, u64, bool, u64)> {
-            let queue = self.backlog.lock();
             let bytes =
                 |interval: &Interval| interval.pairs.iter().map(|pair| pair.traffic.bytes[0]).sum();
-            queue
-                .intervals
-                .iter()
-                .map(|i| (i.from_secs, i.to_secs, i.after_hole, bytes(i)))
-                .collect()
+            let intervals = self.backlog.in_memory();
+            intervals.iter().map(|i| (i.from_secs, i.to_secs, i.after_hole, bytes(i))).collect()
         }
     }
 
@@ -521,7 +462,7 @@ mod tests {
         assert_eq!(bench.intervals(), [(451, 600, true, 16)]);
         bench.hand_over(1, 0, (600_000, 900_000), 0);
         assert_eq!(bench.intervals()[1], (600, 900, false, 7));
-        assert!(bench.backlog.lock().intervals[1].lans[0].vlis.contains(&VliId(102)));
+        assert!(bench.backlog.in_memory()[1].lans[0].vlis.contains(&VliId(102)));
     }
 
     #[test]
@@ -555,8 +496,7 @@ mod tests {
         bench.hand_over(0, 1, (400_000, 600_000), 11);
         bench.hand_over(1, 1, (400_000, 600_000), 13);
         assert_eq!(bench.intervals(), [(300, 600, true, 36)]);
-        let queue = bench.backlog.lock();
-        let vlans = &queue.intervals[0].vlans;
+        let vlans = &bench.backlog.in_memory()[0].vlans;
         let bytes: Vec<_> = vlans.iter().map(|v| (v.vlan.as_u16(), v.traffic.bytes[0])).collect();
         assert_eq!(bytes, [(10, 12), (20, 24)]);
     }
@@ -637,7 +577,7 @@ mod tests {
         bench.set_back = false;
         bench.hand_over(0, 1, (450_000, 600_000), 2);
         assert_eq!(bench.intervals(), [(300, 600, true, 3)]);
-        let lost = bench.backlog.state.write().clock_set_back;
+        let lost = bench.state.write().clock_set_back;
         let expected = GivenUp { pairs: 1, samples: 1, packets: 1, bytes: 70 };
         assert_eq!(lost, expected);
     }
@@ -651,25 +591,6 @@ mod tests {
         bench.epoch.set_plan(full);
         bench.hand_over(0, 2, (400_000, 600_000), 3);
         assert_eq!(bench.intervals(), [(400, 600, true, 3)]);
-    }
-
-    #[test]
-    fn a_full_backlog_drops_the_oldest_that_is_not_being_written() {
-        let state = Arc::new(State::new(Agents::new(1, 1), 1));
-        let backlog = Backlog::new(3, WhenFull::DropOldest, state);
-        for n in 0..5 {
-            backlog.push(Interval {
-                from_secs: n,
-                to_secs: n + 1,
-                after_hole: false,
-                lans: Arc::new([]),
-                pairs: Vec::new(),
-                vlans: Vec::new(),
-            });
-        }
-        let order: Vec<_> = backlog.lock().intervals.iter().map(|i| i.from_secs).collect();
-        assert_eq!(order, [0, 3, 4]);
-        assert_eq!(backlog.len(), (3, 2));
     }
 
     proptest! {

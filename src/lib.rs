@@ -35,7 +35,8 @@
 //! - [`state`]: what the daemon knows of itself, and the [`state::status`] that views render.
 //! - [`worker`]: the corridor: one thread takes a batch through the four rooms, and hands its
 //!   ledger over where a step ends or the [`worker::Epoch`] moves.
-//! - [`flush`]: ledgers become [`flush::Interval`]s, which wait in a [`flush::Backlog`].
+//! - [`flush`]: ledgers become [`flush::Interval`]s, which wait in a [`flush::backlog::Backlog`],
+//!   in memory and on disk: [`flush::spool`] has the files, [`flush::format`] what is in them.
 //! - [`sink`]: the RRD tree, and what writes it: [`sink::rrdcached`], or [`sink::direct`] by our own
 //!   writer of [`sink::file`], which makes new files too, and [`sink::librrd`] for the others;
 //!   [`sink::writer`] is the thread that retries.

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam_channel::bounded;
 
-use crate::flush::{Backlog, Flusher, WhenFull};
+use crate::flush::Flusher;
+use crate::flush::backlog::{Backlog, Keep, WhenFull};
 use crate::receive::Source;
 use crate::resolve::Plan;
 use crate::sink::{Sink, writer};
@@ -21,16 +22,18 @@ use crate::worker::{Epoch, Worker};
 const HANDOVERS_MAX: usize = 64;
 
 /// How the path is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Setup {
     /// Seconds between two boundaries.
     pub step_secs: u32,
     /// Start of observation, in milliseconds since 1970; none: the first stamp of each source.
     pub from_millis: Option<u64>,
-    /// Intervals that wait for the sink at the most.
+    /// Intervals that wait for the sink in memory at the most.
     pub backlog_max: usize,
     /// What happens to further ones.
     pub when_full: WhenFull,
+    /// How intervals and the open step are kept on disk; none: not at all.
+    pub keep: Option<Keep>,
 }
 
 /// The path at work.
@@ -38,7 +41,10 @@ pub struct Pipeline {
     epoch: Arc<Epoch>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     flusher: JoinHandle<()>,
-    writer: JoinHandle<usize>,
+    writer: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+    backlog: Arc<Backlog>,
+    state: Arc<State>,
 }
 
 /// The path did not end well.
@@ -65,7 +71,16 @@ impl Pipeline {
         state: &Arc<State>,
     ) -> Result<Pipeline, PipelineError> {
         let epoch = Arc::new(Epoch::new(plan));
-        let backlog = Arc::new(Backlog::new(setup.backlog_max, setup.when_full, state.clone()));
+        let Setup { step_secs, from_millis, backlog_max, when_full, keep } = setup;
+        let mut backlog = Backlog::new(backlog_max, when_full, state.clone());
+        if let Some(keep) = keep {
+            backlog = backlog.keeping(keep);
+        }
+        let backlog = Arc::new(backlog);
+        // What an earlier run counted must not be counted again: if the clock shows less, it was
+        // set back.
+        let resumed_millis = backlog.resumed_to_secs().map_or(0, |secs| secs * 1_000);
+        let from_millis = from_millis.map(|from| from.max(resumed_millis));
         let (out, handovers) = bounded(HANDOVERS_MAX);
         let mut spares = Vec::with_capacity(sources.len());
         let mut workers = Vec::with_capacity(sources.len());
@@ -74,20 +89,25 @@ impl Pipeline {
             spares.push(spare);
             let (epoch, out, state) = (epoch.clone(), out.clone(), state.clone());
             workers.push(spawn(format!("worker-{number}"), move || {
-                let Setup { step_secs, from_millis, .. } = setup;
                 let spares = spares_of_worker;
                 let source = source();
                 Worker::new(number, source, from_millis, step_secs, epoch, out, spares, state).run()
             })?);
         }
         drop(out);
-        let flusher =
-            Flusher::new(setup.step_secs, epoch.clone(), handovers, spares, backlog.clone());
+        let flusher = Flusher::new(step_secs, epoch.clone(), handovers, spares, backlog.clone());
         let pulses = state.clone();
         let flusher = spawn("flush".into(), move || flusher.run(&pulses.flusher))?;
+        let keeper = {
+            let backlog = backlog.clone();
+            spawn("keep".into(), move || backlog.run_keeper())?
+        };
+        let writer = {
+            let (backlog, state) = (backlog.clone(), state.clone());
+            spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?
+        };
         let state = state.clone();
-        let writer = spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?;
-        Ok(Pipeline { epoch, workers, flusher, writer })
+        Ok(Pipeline { epoch, workers, flusher, writer, keeper, backlog, state })
     }
 
     /// The epoch, for new plans, flushes on request and the end.
@@ -113,10 +133,18 @@ impl Pipeline {
             }
         }
         finish(self.flusher);
-        match finish(self.writer) {
-            0 => result,
-            lost => result.and(Err(PipelineError::IntervalsLost(lost))),
+        finish(self.writer);
+        finish(self.keeper);
+        let (kept, lost) = self.backlog.left();
+        if kept > 0 {
+            tracing::warn!("{kept} intervals wait on disk, and are written after the next start");
         }
+        if lost > 0 {
+            self.state.write().intervals_dropped += lost as u64;
+            tracing::error!("gave up {lost} intervals");
+            return result.and(Err(PipelineError::IntervalsLost(lost)));
+        }
+        result
     }
 }
 

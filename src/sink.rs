@@ -39,7 +39,7 @@ mod tree;
 pub mod writer;
 
 pub use feed::{Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
-pub use tree::{File, FileError, Tree, TreeHeld, TreeLock};
+pub use tree::{File, FileError, Tree};
 
 /// Seconds between two rows of the finest archive.
 pub const STEP_SECS: u64 = 300;
@@ -159,6 +159,13 @@ pub enum SinkError {
         target: String,
         /// What it said.
         answer: String,
+    },
+    /// The daemon was connected anew, and nothing was written yet: it may have been restarted, and
+    /// may have lost what it took. Give what was written lately again, then this interval.
+    #[error("{target} closes its connections")]
+    Renewed {
+        /// Who.
+        target: String,
     },
     /// No answer came in time, and the daemon is to end.
     #[error("no answer, and the daemon is to end")]

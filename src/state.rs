@@ -89,6 +89,14 @@ pub struct WriteState {
     pub intervals_dropped: u64,
     /// What came while the clock was set back into time that had been counted.
     pub clock_set_back: GivenUp,
+    /// What was in the intervals that were given up.
+    pub dropped: GivenUp,
+    /// Updates of intervals that rrdcached had taken, and lost: they were given again.
+    pub repaired: u64,
+    /// Attempts to keep an interval or the open step on disk that failed.
+    pub keep_failures: u64,
+    /// Bytes of the intervals on disk.
+    pub spool_bytes: u64,
     /// Intervals waiting.
     pub backlog: usize,
     /// How long the last interval took, in milliseconds.

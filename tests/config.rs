@@ -72,6 +72,12 @@ fn every_new_setting_is_read() {
          sflow_flush_secs = \"60\"\n\
          sflow_statedir = /tmp/state\n\
          sflow_infraid = 2\n\
+         sflow_rrdcached_timeout_secs = 11\n\
+         sflow_state_save_secs = 12\n\
+         sflow_memory_intervals = 13\n\
+         sflow_spool_hours = 14\n\
+         sflow_spool_bytes = 15M\n\
+         sflow_resend_secs = 16\n\
          sflow_api_interval_secs = 10\n\
          sflow_create = all\n\
          sflow_spread = datagram\n\
@@ -94,6 +100,9 @@ fn every_new_setting_is_read() {
     assert_eq!((config.workers, config.flush_secs, config.api_interval_secs), (3, 60, 10));
     assert_eq!(config.state_dir, Path::new("/tmp/state"));
     assert_eq!(config.infrastructure, Some(InfrastructureId(2)));
+    assert_eq!((config.rrdcached_timeout_secs, config.state_save_secs), (11, 12));
+    assert_eq!((config.memory_intervals, config.spool_hours), (13, 14));
+    assert_eq!((config.spool_bytes, config.resend_secs), (15 << 20, 16));
     assert_eq!(config.create, Create::All);
     assert_eq!(config.spread, Spread::Datagram);
     assert_eq!(config.receive_buffer_bytes, 1 << 20);

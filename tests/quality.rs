@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use ixflow::agent::Agents;
 use ixflow::agent::quality::{AgentQuality, Cause, findings};
 use ixflow::finding::Finding;
-use ixflow::flush::{Interval, WhenFull};
+use ixflow::flush::Interval;
+use ixflow::flush::backlog::WhenFull;
 use ixflow::ixp::VliId;
 use ixflow::pipeline::{Pipeline, Setup};
 use ixflow::receive::{Batch, Received, Source};
@@ -108,6 +109,7 @@ fn hear(toml: &str, rate: u32, secs: u64, percent_lost: u64, policy: Policy) -> 
         from_millis: Some(START_SECS * 1_000),
         backlog_max: 10,
         when_full: WhenFull::Wait,
+        keep: None,
     };
     let matrix = Arc::new(Mutex::new(Matrix::new()));
     let sink = Box::new(MatrixSink(matrix.clone()));

@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, bounded};
 use ixflow::agent::Agents;
 use ixflow::clock::Clock;
 use ixflow::control::service::{KEPT_NAME, Watch};
-use ixflow::flush::WhenFull;
+use ixflow::flush::backlog::WhenFull;
 use ixflow::pipeline::{Pipeline, Setup};
 use ixflow::receive::{Batch, Received, Source};
 use ixflow::resolve::Plan;
@@ -258,6 +258,7 @@ fn a_worker_that_hangs_is_named() {
         from_millis: Some(0),
         backlog_max: 10,
         when_full: WhenFull::DropOldest,
+        keep: None,
     };
     let tree = Tree::open(directory.path()).unwrap();
     let sink = Box::new(Direct::new(tree, Create::OnTraffic, 1).unwrap());

@@ -22,7 +22,7 @@ use rrd::error::RrdError;
 use super::simulate::DEFAULT_API_KEY;
 use crate::agent::{Agents, DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
 use crate::clock::Clock;
-use crate::flush::WhenFull;
+use crate::flush::backlog::WhenFull;
 use crate::ixp::{IpProtocol, Unit};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
 use crate::receive::{Batch, ListenError, Received, Source, UdpSockets, UdpSource};
@@ -201,6 +201,7 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         from_millis: Some(from_secs * 1000),
         backlog_max: 2,
         when_full: WhenFull::Wait,
+        keep: None,
     };
     let plan = Plan { table, policy: Policy::default() };
     let (caught_up, catching_up) = bounded(1);

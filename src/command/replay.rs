@@ -14,7 +14,8 @@ use crate::control::config::{Config, ConfigError};
 use crate::count::Traffic;
 use crate::decode::ethernet::Frame;
 use crate::decode::{CountersSample, Datagram, FlowSample, Visitor};
-use crate::flush::{Interval, WhenFull};
+use crate::flush::Interval;
+use crate::flush::backlog::WhenFull;
 use crate::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord, VlanTag, VliId};
 use crate::loss::Loss;
 use crate::pipeline::{Pipeline, PipelineError, Setup};
@@ -148,8 +149,8 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     }
 
     let matrix = Arc::new(Mutex::new(BTreeMap::new()));
-    let (sink, _tree_lock): (Box<dyn Sink>, _) = if print {
-        (Box::new(MatrixSink(matrix.clone())), None)
+    let sink: Box<dyn Sink> = if print {
+        Box::new(MatrixSink(matrix.clone()))
     } else {
         open_sink(&config, &Arc::new(AtomicBool::new(false)))?
     };
@@ -164,6 +165,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
         from_millis: None,
         backlog_max: 2,
         when_full: WhenFull::Wait,
+        keep: None,
     };
     Pipeline::start(vec![move || source], Plan { table, policy }, setup, sink, &state)?.join()?;
 

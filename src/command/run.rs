@@ -20,19 +20,19 @@ use crate::control::config::{Config, ConfigError, RrdcachedUse};
 use crate::control::service::{self, Readiness};
 use crate::control::web::{self, Listeners, Web, WebError};
 use crate::finding::{Finding, Level};
-use crate::flush::WhenFull;
+use crate::flush::backlog::{Keep, WhenFull};
 use crate::ixp::{InfrastructureId, MacRecord};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
 use crate::receive::{ListenError, Spread, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::direct::{self, Direct};
 use crate::sink::rrdcached::{self, Address, Rrdcached};
-use crate::sink::{Sink, Tree, TreeHeld, TreeLock};
+use crate::sink::{Sink, Tree};
 use crate::state::status::Status;
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
 
-/// Seconds of intervals that wait for the sink at the most: a day.
+/// Seconds of intervals that wait in memory at the most where they cannot be kept on disk: a day.
 const BACKLOG_SECS: usize = 86_400;
 
 /// Seconds between two summary lines.
@@ -97,9 +97,6 @@ pub enum RunError {
         /// What is wrong with it.
         source: io::Error,
     },
-    /// Another daemon writes the tree.
-    #[error("{0}, an ixflow that writes this tree: a second one needs its own sflow_rrddir")]
-    TreeHeld(#[from] TreeHeld),
     /// Another daemon is there.
     #[error(
         "{}: locked by process {holder}: another ixflow runs with these settings; a second one \
@@ -130,9 +127,9 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     }
     let portal = config.portal()?;
 
-    let _lock = lock_state_dir(&config)?;
+    let lock = lock_state_dir(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let (sink, _tree_lock) = open_sink(&config, &stop)?;
+    let sink = open_sink(&config, &stop)?;
     let sink_name = sink.describe();
 
     // The first table: the last good one, until the portal gives a newer.
@@ -171,6 +168,14 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
         from_millis: Some(clock.now_millis()),
         backlog_max: BACKLOG_SECS / config.flush_secs as usize,
         when_full: WhenFull::DropOldest,
+        keep: lock.is_some().then(|| Keep {
+            state_dir: config.state_dir.clone(),
+            memory_intervals: config.memory_intervals,
+            secs_max: config.spool_hours * 3_600,
+            bytes_max: config.spool_bytes as u64,
+            again_secs: config.resend_secs,
+            save_every: Duration::from_secs(config.state_save_secs),
+        }),
     };
     let sources = sources
         .into_iter()
@@ -286,8 +291,8 @@ fn lock_state_dir(config: &Config) -> Result<Option<File>, RunError> {
         Ok(file) => file,
         Err(error) => {
             tracing::warn!(
-                "sflow_statedir = {}: {error}: a restart while the portal is away would have no \
-                 MAC table",
+                "sflow_statedir = {}: {error}: a restart would lose what was not written yet, and \
+                 would have no MAC table while the portal is away",
                 config.state_dir.display()
             );
             return Ok(None);
@@ -337,15 +342,15 @@ pub(super) fn rrdcached_settings(config: &Config) -> rrdcached::Settings {
         address: config.rrdcached_socket.clone(),
         root: config.rrd_dir.clone(),
         create: config.create,
-        timeout: rrdcached::DEFAULT_TIMEOUT,
+        timeout: Duration::from_secs(config.rrdcached_timeout_secs),
     }
 }
 
-/// Opens the one sink that the tree is written by from now on, and locks the tree if it is here.
+/// Opens the one sink that the tree is written by from now on.
 pub(super) fn open_sink(
     config: &Config,
     stop: &Arc<AtomicBool>,
-) -> Result<(Box<dyn Sink>, Option<TreeLock>), RunError> {
+) -> Result<Box<dyn Sink>, RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = goes_through_rrdcached(config);
     if let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
@@ -353,16 +358,14 @@ pub(super) fn open_sink(
     {
         return Err(tree_error(error));
     }
-    let lock = TreeLock::take(&config.rrd_dir)?;
-    let sink: Box<dyn Sink> = if through_rrdcached {
+    if through_rrdcached {
         let settings = rrdcached_settings(config);
-        Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?)
+        Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
         let direct = Direct::new(tree, config.create, direct::default_threads());
-        Box::new(direct.map_err(tree_error)?)
-    };
-    Ok((sink, lock))
+        Ok(Box::new(direct.map_err(tree_error)?))
+    }
 }
 
 fn describe_table(table: &TableState, now_secs: u64) -> String {
@@ -657,7 +660,7 @@ fn summary(now: &Status, before: &Status, when: &str) {
     tracing::info!(
         "{when}: datagrams={} samples={} counted={}{inferred}{losses} sequence_gaps={} agent_drops={} \
          socket_drops={} updated={} created={} refused={} flush_millis={} backlog={} \
-         intervals_dropped={} clock_set_back={}",
+         intervals_dropped={} clock_set_back={} repaired={}",
         received.datagrams,
         received.flow_samples,
         received.counted,
@@ -671,5 +674,6 @@ fn summary(now: &Status, before: &Status, when: &str) {
         write.backlog,
         write.intervals_dropped.saturating_sub(earlier.intervals_dropped),
         write.clock_set_back.samples.saturating_sub(earlier.clock_set_back.samples),
+        write.repaired.saturating_sub(earlier.repaired),
     );
 }

@@ -51,6 +51,18 @@ pub const DEFAULT_HTTP_LISTEN: SocketAddr =
 pub const HTTP_LISTEN_MAX: usize = 16;
 /// `sflow_metrics_pairs` at the most.
 pub const METRICS_PAIRS_MAX: usize = 1_000;
+/// `sflow_rrdcached_timeout_secs`: a journal of millions of files on cold disks takes minutes.
+pub const DEFAULT_RRDCACHED_TIMEOUT_SECS: u64 = 600;
+/// `sflow_memory_intervals`: a short restart of rrdcached needs no disk.
+pub const DEFAULT_MEMORY_INTERVALS: usize = 4;
+/// `sflow_spool_hours`.
+pub const DEFAULT_SPOOL_HOURS: u64 = 24;
+/// `sflow_spool_bytes`: 24 hours of 150,000 pairs.
+pub const DEFAULT_SPOOL_BYTES: usize = 2 << 30;
+/// `sflow_resend_secs`: more than what the rrdcached of the documentation holds back.
+pub const DEFAULT_RESEND_SECS: u64 = 900;
+/// `sflow_state_save_secs`: what a kill may cost.
+pub const DEFAULT_STATE_SAVE_SECS: u64 = 60;
 /// `sflow_workers` at the most.
 pub const WORKERS_MAX: usize = 256;
 /// Addresses in `sflow_listen` at the most.
@@ -84,8 +96,20 @@ pub struct Config {
     pub rrdcached: RrdcachedUse,
     /// `sflow_rrdcached_socket`: where rrdcached listens.
     pub rrdcached_socket: Address,
+    /// `sflow_rrdcached_timeout_secs`: how long an answer of rrdcached is waited for.
+    pub rrdcached_timeout_secs: u64,
     /// `sflow_flush_secs`: seconds between two updates of a file, a divisor of 300.
     pub flush_secs: u32,
+    /// `sflow_memory_intervals`: waiting intervals that are held in memory too.
+    pub memory_intervals: usize,
+    /// `sflow_spool_hours`: age at which a waiting interval is given up.
+    pub spool_hours: u64,
+    /// `sflow_spool_bytes`: bytes of all intervals on disk.
+    pub spool_bytes: usize,
+    /// `sflow_resend_secs`: seconds for which a written interval is kept, to be given again.
+    pub resend_secs: u64,
+    /// `sflow_state_save_secs`: seconds between two savings of the open step.
+    pub state_save_secs: u64,
     /// `sflow_create`: which files are made.
     pub create: Create,
     /// `sflow_listen`: addresses and UDP ports, each once. The default has both families, one
@@ -135,7 +159,13 @@ impl Default for Config {
             rrdcached_socket: Address::Unix(
                 DEFAULT_RRDCACHED_SOCKET.trim_start_matches("unix:").into(),
             ),
+            rrdcached_timeout_secs: DEFAULT_RRDCACHED_TIMEOUT_SECS,
             flush_secs: DEFAULT_FLUSH_SECS,
+            memory_intervals: DEFAULT_MEMORY_INTERVALS,
+            spool_hours: DEFAULT_SPOOL_HOURS,
+            spool_bytes: DEFAULT_SPOOL_BYTES,
+            resend_secs: DEFAULT_RESEND_SECS,
+            state_save_secs: DEFAULT_STATE_SAVE_SECS,
             create: Create::OnTraffic,
             listen: vec![every_address(DEFAULT_PORT)],
             workers: std::thread::available_parallelism()
@@ -643,8 +673,9 @@ pub const KEYS: &[Key<Config>] = &[
         name: "sflow_statedir",
         expected: "a directory",
         default: DEFAULT_STATE_DIR,
-        meaning: "Directory for what must survive a restart: the last good MAC table. One daemon \
-                  at a time can use it.",
+        meaning: "Directory for what must survive a restart: the last good MAC table, what is \
+                  counted and not written yet, and what was written lately. One daemon at a time \
+                  can use it.",
         list: false,
         set: |config, text| keep(&mut config.state_dir, Some(text.into())),
         show: |config| Some(config.state_dir.display().to_string().into()),
@@ -692,6 +723,16 @@ pub const KEYS: &[Key<Config>] = &[
         show: |config| Some(config.rrdcached_socket.to_string().into()),
     },
     Key {
+        name: "sflow_rrdcached_timeout_secs",
+        expected: "seconds, 1 to 86400",
+        default: "600",
+        meaning: "How long an answer of rrdcached is waited for, in seconds: longer than it needs \
+                  to replay its journal.",
+        list: false,
+        set: |config, text| keep(&mut config.rrdcached_timeout_secs, number(text, 1..=86_400)),
+        show: |config| Some(shown_number(config.rrdcached_timeout_secs)),
+    },
+    Key {
         name: "sflow_flush_secs",
         expected: "a divisor of 300, at least 10 (seconds)",
         default: "300",
@@ -724,6 +765,55 @@ pub const KEYS: &[Key<Config>] = &[
                 Create::All => "all".into(),
             })
         },
+    },
+    Key {
+        name: "sflow_state_save_secs",
+        expected: "seconds, 1 to 3600",
+        default: "60",
+        meaning: "Seconds between two savings of what is counted since the last boundary: what a \
+                  kill can cost.",
+        list: false,
+        set: |config, text| keep(&mut config.state_save_secs, number(text, 1..=3_600)),
+        show: |config| Some(shown_number(config.state_save_secs)),
+    },
+    Key {
+        name: "sflow_memory_intervals",
+        expected: "a number, 1 to 1000",
+        default: "4",
+        meaning: "While rrdcached or the disk is away, so many intervals wait in memory; further \
+                  ones on disk alone.",
+        list: false,
+        set: |config, text| keep(&mut config.memory_intervals, number(text, 1..=1_000)),
+        show: |config| Some(shown_number(config.memory_intervals)),
+    },
+    Key {
+        name: "sflow_spool_hours",
+        expected: "hours, 1 to 720",
+        default: "24",
+        meaning: "What waits for longer than so many hours is given up, oldest first.",
+        list: false,
+        set: |config, text| keep(&mut config.spool_hours, number(text, 1..=720)),
+        show: |config| Some(shown_number(config.spool_hours)),
+    },
+    Key {
+        name: "sflow_spool_bytes",
+        expected: "bytes, 1M to 1024G, perhaps with k, M or G",
+        default: "2G",
+        meaning: "Bytes of all intervals on disk at the most; beyond, the oldest is given up.",
+        list: false,
+        set: |config, text| keep(&mut config.spool_bytes, bytes(text, 1 << 20..=1 << 40)),
+        show: |config| Some(shown_number(config.spool_bytes)),
+    },
+    Key {
+        name: "sflow_resend_secs",
+        expected: "seconds, 0 to 86400",
+        default: "900",
+        meaning: "Seconds for which intervals are kept after they were written, to give them \
+                  again to an rrdcached that was killed: with a journal the default, without one \
+                  its `-w` plus `-z` and a step.",
+        list: false,
+        set: |config, text| keep(&mut config.resend_secs, number(text, 0..=86_400)),
+        show: |config| Some(shown_number(config.resend_secs)),
     },
     Key {
         name: "sflow_listen",

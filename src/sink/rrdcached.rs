@@ -12,7 +12,9 @@
 //!
 //! **Again.** After an error the whole interval is given again. That does no harm: the daemon
 //! answers "illegal attempt to update" with the file's last update, and one that is not before
-//! ours means that ours is there.
+//! ours means that ours is there. A daemon that was killed loses what its journal had not yet on
+//! disk, the last 4 kB of it, and without a journal all that it had not written: so behind a new
+//! connection the caller is asked for what it gave lately ([`SinkError::Renewed`]).
 //!
 //! **Making files.** The history of a new file must be zeros. Files made here ([`file::create`])
 //! have that and are quick (tens of thousands a second), but the daemon must be able to write
@@ -58,9 +60,6 @@ use crate::sink::{
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
 pub const CHUNK_LINES: usize = 1000;
-
-/// How long an answer is waited for: a journal of millions of files on cold disks takes minutes.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// The port of rrdcached on TCP (rrdcached(1), option -l).
 pub const DEFAULT_PORT: u16 = 42217;
@@ -371,7 +370,12 @@ impl Rrdcached {
         })?;
         let span = self.feed.span(interval);
         // Taken out, so that an error leaves no connection behind with answers unread.
+        let renewed = self.connection.is_none() && self.announced.is_some();
         let connection = self.connect(&span)?;
+        if renewed {
+            self.connection = Some(connection);
+            return Err(SinkError::Renewed { target: format!("rrdcached at {}", self.address) });
+        }
         let zero = match connection.maker {
             Maker::Ourselves => None,
             Maker::Daemon => self.write_zero(&span).ok(),
@@ -1025,7 +1029,7 @@ mod tests {
             address: Address::Tcp("localhost".into(), 1),
             root: root.into(),
             create: Create::OnTraffic,
-            timeout: DEFAULT_TIMEOUT,
+            timeout: Duration::from_secs(60),
         };
         let stop = Arc::new(AtomicBool::new(false));
         // Each below the limit of a component and of a path, but not of an argument.

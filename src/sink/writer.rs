@@ -1,14 +1,20 @@
 //! The sink's thread: takes intervals from the backlog, oldest first, until each is written.
 //!
 //! An interval that fails whole stays in front and is tried again, so that boundaries wait while
-//! rrdcached or the disk is away; ingest never does.
+//! rrdcached or the disk is away; ingest never does. One that every file refuses has failed whole:
+//! the tree is read-only, or belongs to somebody else.
+//!
+//! When rrdcached had to be connected anew, it may have been killed, and have lost what it had
+//! acknowledged: what was written lately is given again, oldest first, before anything newer. That
+//! repairs all that a kill can lose, for what it loses is the newest of every file.
 
 use std::time::{Duration, Instant};
 
-use crate::flush::Backlog;
+use crate::flush::Interval;
+use crate::flush::backlog::{Backlog, Front};
 use crate::state::State;
 
-use super::{FINDINGS, Receipt, Sink};
+use super::{FINDINGS, Receipt, Sink, SinkError};
 
 /// First wait after a failure; doubled up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_millis(200);
@@ -22,25 +28,32 @@ pub const LAST_ATTEMPTS: Duration = Duration::from_secs(10);
 /// A failure that goes on is said again after this long.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// Writes intervals until the backlog is closed and empty. Returns how many had to be given up
-/// because the sink was still away [`LAST_ATTEMPTS`] after the backlog was closed.
-pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
+/// Writes intervals until the backlog is closed and empty, or the sink is away at the end: for
+/// [`LAST_ATTEMPTS`], or once if what waits survives the end of the process.
+pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
     let mut retry = RETRY_FIRST;
     let mut failing_since: Option<Instant> = None;
     let mut said: Option<Instant> = None;
     let mut closed_since: Option<Instant> = None;
-    while let Some(interval) = backlog.front() {
+    // Connected anew since the last interval that was written.
+    let mut renewed = false;
+    while let Some(Front { interval, again }) = backlog.front() {
         let started = Instant::now();
         state.writer.turn();
-        let written = sink.write(&interval);
+        let written = sink.write(&interval).and_then(|receipt| whole(sink, receipt));
         state.writer.turn();
         match written {
             Ok(receipt) => {
                 backlog.done();
+                renewed = false;
                 let millis = started.elapsed().as_millis();
-                note(state, backlog, &receipt, u64::try_from(millis).unwrap_or(u64::MAX));
+                if again {
+                    repaired(state, &receipt, &interval, sink);
+                } else {
+                    note(state, &receipt, u64::try_from(millis).unwrap_or(u64::MAX));
+                    state.write().last_to_secs = interval.to_secs;
+                }
                 state.set_findings(FINDINGS, sink.findings());
-                state.write().last_to_secs = interval.to_secs;
                 if let Some(since) = failing_since.take() {
                     tracing::info!(
                         "{} takes updates again after {} s",
@@ -58,26 +71,22 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
                 retry = RETRY_FIRST;
                 said = None;
             }
+            Err(SinkError::Renewed { .. }) if !std::mem::replace(&mut renewed, true) => {
+                backlog.rewind();
+            }
             Err(error) => {
-                let (waiting, dropped) = backlog.len();
-                {
-                    let mut write = state.write();
-                    write.failures += 1;
-                    write.backlog = waiting;
-                    write.intervals_dropped = dropped;
-                }
+                state.write().failures += 1;
                 failing_since.get_or_insert(started);
                 if said.is_none_or(|at| at.elapsed() >= REPEAT) {
                     said = Some(Instant::now());
+                    let waiting = backlog.len();
                     tracing::error!("{error}; {waiting} intervals wait, nothing is lost yet");
                 }
                 if backlog.wait_closed(retry) {
                     let since = *closed_since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= LAST_ATTEMPTS {
-                        let lost = backlog.len().0;
-                        state.write().intervals_dropped += lost as u64;
-                        tracing::error!("gave up {lost} intervals: {error}");
-                        return lost;
+                    if backlog.is_kept() || since.elapsed() >= LAST_ATTEMPTS {
+                        tracing::error!("{error}; told to stop, and not tried again");
+                        return;
                     }
                     std::thread::park_timeout(RETRY_FIRST);
                 }
@@ -85,11 +94,36 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) -> usize {
             }
         }
     }
-    0
 }
 
-fn note(state: &State, backlog: &Backlog, receipt: &Receipt, millis: u64) {
-    let (waiting, dropped) = backlog.len();
+/// An error if no file took its update, and some refused.
+fn whole(sink: &dyn Sink, receipt: Receipt) -> Result<Receipt, SinkError> {
+    match receipt.refusals.first() {
+        Some(refusal) if receipt.refused == receipt.updates => Err(SinkError::Unusable {
+            target: sink.describe(),
+            answer: format!("every file refuses, {} for one: {}", refusal.file, refusal.reason),
+        }),
+        _ => Ok(receipt),
+    }
+}
+
+/// Tells what was missing of an interval that had been written before.
+fn repaired(state: &State, receipt: &Receipt, interval: &Interval, sink: &dyn Sink) {
+    let mut write = state.write();
+    write.created += receipt.created;
+    write.repaired += receipt.accepted;
+    drop(write);
+    if receipt.accepted > 0 {
+        tracing::warn!(
+            "{}: {} updates of the interval up to {} had been lost, and were given again",
+            sink.describe(),
+            receipt.accepted,
+            interval.to_secs
+        );
+    }
+}
+
+fn note(state: &State, receipt: &Receipt, millis: u64) {
     let mut write = state.write();
     write.intervals += 1;
     write.updates += receipt.updates;
@@ -98,7 +132,5 @@ fn note(state: &State, backlog: &Backlog, receipt: &Receipt, millis: u64) {
     write.ahead += receipt.ahead;
     write.refused += receipt.refused;
     write.left_alone += receipt.left_alone;
-    write.intervals_dropped = dropped;
-    write.backlog = waiting;
     write.last_millis = millis;
 }

@@ -165,10 +165,6 @@ pub(crate) struct Ixflow {
 }
 
 impl Ixflow {
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     pub(crate) fn address(&self) -> SocketAddr {
         self.address.unwrap()
     }
@@ -238,6 +234,12 @@ impl Ixflow {
         let status = wait_for("the daemon's end", || self.ended());
         self.reader.take().unwrap().join().unwrap();
         (status.code(), self.log())
+    }
+
+    /// Kills it at once, and waits for its end.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     /// Tells it to stop, and waits until it has ended well.

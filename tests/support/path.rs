@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use ixflow::agent::{Agents, Totals};
 use ixflow::clock::Clock;
-use ixflow::flush::WhenFull;
+use ixflow::flush::backlog::{Keep, WhenFull};
 use ixflow::pipeline::{Pipeline, PipelineError, Setup};
 use ixflow::receive::UdpSockets;
 use ixflow::resolve::Plan;
@@ -56,6 +56,18 @@ impl Running {
         sink: Box<dyn Sink>,
         from_millis: u64,
     ) -> Running {
+        Running::start_keeping(workers, agents, plan, sink, from_millis, None)
+    }
+
+    /// As [`Running::start`], with a state directory.
+    pub(crate) fn start_keeping(
+        workers: usize,
+        agents: Agents,
+        plan: Plan,
+        sink: Box<dyn Sink>,
+        from_millis: u64,
+        keep: Option<Keep>,
+    ) -> Running {
         let clock = Clock::driven(from_millis);
         let v4: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let v6: SocketAddr = "[::1]:0".parse().unwrap();
@@ -82,6 +94,7 @@ impl Running {
             from_millis: Some(from_millis),
             backlog_max: 100,
             when_full: WhenFull::DropOldest,
+            keep,
         };
         let pipeline = Pipeline::start(sources, plan, setup, sink, &state).unwrap();
         let senders = Vec::new();

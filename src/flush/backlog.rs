@@ -1,0 +1,699 @@
+//! Intervals on their way from the flusher to the sink.
+//!
+//! They wait in memory, so that ingest never does. With a state directory each is also written to
+//! the spool there as soon as it is made, by a thread of its own: what waits survives a kill, and a
+//! long outage takes disk instead of memory. An interval stays in the spool for a while after the
+//! sink took it, to be given again to an rrdcached that was killed with what it had acknowledged,
+//! and after a restart of ixflow. Giving one twice does no harm: files know it by its stamp.
+//!
+//! What exceeds the limits is given up, oldest first, and counted.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::spool::{Spool, SpoolError, Stamps};
+use super::{Interval, OpenStep};
+use crate::count::{Ledger, Traffic};
+use crate::state::{GivenUp, State};
+
+/// Pairs of all intervals in memory at the most, whatever their number: 1.2 GB.
+pub const BACKLOG_PAIRS_MAX: usize = 25_000_000;
+
+/// After a file could not be written, the next attempt is made so much later.
+const KEEP_RETRY: Duration = Duration::from_secs(10);
+
+/// A failure to write files that goes on is said again after this long.
+const KEEP_REPEAT: Duration = Duration::from_secs(600);
+
+/// What happens when the backlog is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WhenFull {
+    /// The oldest interval is dropped, and counted: ingest never waits for a sink.
+    DropOldest,
+    /// The flusher waits: a replay is as fast as its sink.
+    Wait,
+}
+
+/// How intervals are kept on disk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Keep {
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// Intervals that stay in memory while they wait; further ones wait on disk alone.
+    pub memory_intervals: usize,
+    /// An interval that is so much older than the newest one, in seconds, is given up.
+    pub secs_max: u64,
+    /// Bytes of all files at the most.
+    pub bytes_max: u64,
+    /// Seconds for which an interval is kept after it was written, to be given again.
+    pub again_secs: u64,
+    /// How often the counts of the open step are saved.
+    pub save_every: Duration,
+}
+
+/// An interval, in memory or on disk or both.
+#[derive(Debug)]
+struct Entry {
+    stamps: Stamps,
+    interval: Option<Arc<Interval>>,
+    /// Size of its file, if there is one.
+    file_bytes: Option<u64>,
+    /// The sink took it before.
+    again: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<Entry>,
+    /// What the sink took, as long as it is kept.
+    written: VecDeque<Entry>,
+    to_save: Option<OpenStep>,
+    /// End of the last interval that the sink took; 0 before the first one.
+    acknowledged_to_secs: u64,
+    closed: bool,
+    /// No file can be written before then.
+    keep_after: Option<Instant>,
+    keep_failure_said: Option<Instant>,
+}
+
+impl Queue {
+    fn pairs(&self) -> usize {
+        let intervals = self.waiting.iter().chain(&self.written).flat_map(|entry| &entry.interval);
+        intervals.map(|interval| interval.pairs.len()).sum()
+    }
+
+    fn file_bytes(&self) -> u64 {
+        self.waiting.iter().chain(&self.written).filter_map(|entry| entry.file_bytes).sum()
+    }
+
+    fn entry(&mut self, stamps: Stamps) -> Option<&mut Entry> {
+        self.waiting.iter_mut().chain(&mut self.written).find(|entry| entry.stamps == stamps)
+    }
+
+    /// The oldest interval that has no file.
+    fn unkept(&self) -> Option<Arc<Interval>> {
+        let mut entries = self.written.iter().chain(&self.waiting);
+        entries.find(|entry| entry.file_bytes.is_none())?.interval.clone()
+    }
+}
+
+/// An interval to be written.
+#[derive(Debug)]
+pub struct Front {
+    /// It.
+    pub interval: Arc<Interval>,
+    /// The sink took it before; what it takes now it had lost.
+    pub again: bool,
+}
+
+/// Intervals on their way from the flusher to the sink.
+#[derive(Debug)]
+pub struct Backlog {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    limit: usize,
+    when_full: WhenFull,
+    keep: Option<(Keep, Spool)>,
+    state: Arc<State>,
+    /// End of what an earlier run of the daemon counted.
+    resumed_to_secs: Option<u64>,
+}
+
+impl Backlog {
+    /// A backlog of at most `limit` intervals in memory alone; what is given up is told to
+    /// `state`.
+    pub fn new(limit: usize, when_full: WhenFull, state: Arc<State>) -> Backlog {
+        Backlog {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            limit,
+            when_full,
+            keep: None,
+            state,
+            resumed_to_secs: None,
+        }
+    }
+
+    /// Keeps intervals on disk too, and begins with those that an earlier run left there.
+    ///
+    /// Where that cannot be, it is said, and no reason to stay away.
+    pub fn keeping(mut self, keep: Keep) -> Backlog {
+        match self.resume(&keep) {
+            Ok(spool) => self.keep = Some((keep, spool)),
+            Err(error) => tracing::error!(
+                "{error}: intervals wait in memory alone, and a restart loses the open step"
+            ),
+        }
+        self
+    }
+
+    fn resume(&mut self, keep: &Keep) -> Result<Spool, SpoolError> {
+        let spool = Spool::open(&keep.state_dir)?;
+        let saved = spool.load().unwrap_or_else(|error| {
+            tracing::error!("{error}: a part of the step before the start is unknown");
+            None
+        });
+        let acknowledged_to_secs = saved.as_ref().map_or(0, |saved| saved.acknowledged_to_secs);
+        let mut queue = Queue { acknowledged_to_secs, ..Queue::default() };
+        for (stamps, bytes) in spool.list()? {
+            // Intervals do not overlap; what does was left by another run, and is in the other.
+            if queue.waiting.back().is_some_and(|last| last.stamps.to_secs > stamps.from_secs) {
+                spool.remove(stamps);
+                continue;
+            }
+            queue.waiting.push_back(Entry {
+                stamps,
+                interval: None,
+                file_bytes: Some(bytes),
+                again: stamps.to_secs <= acknowledged_to_secs,
+            });
+        }
+        let spooled_to_secs = queue.waiting.back().map(|entry| entry.stamps.to_secs);
+        let unwritten = queue.waiting.iter().filter(|entry| !entry.again).count();
+        if unwritten > 0 {
+            tracing::info!(
+                "{unwritten} intervals wait in {} since the last run: they are written first",
+                spool.directory().display()
+            );
+        }
+        self.resumed_to_secs = spooled_to_secs;
+        if let Some(saved) = saved {
+            for interval in saved.open {
+                // Newer counts of the same step are in the spool.
+                if spooled_to_secs.is_some_and(|spooled| spooled > interval.from_secs) {
+                    continue;
+                }
+                tracing::info!(
+                    "the counts from {} to {} were saved by the last run: they are written first",
+                    interval.from_secs,
+                    interval.to_secs
+                );
+                queue.waiting.push_back(Entry {
+                    stamps: Stamps::of(&interval),
+                    interval: Some(Arc::new(interval)),
+                    file_bytes: None,
+                    again: false,
+                });
+            }
+            self.resumed_to_secs = self.resumed_to_secs.max(Some(saved.covered_to_secs));
+        }
+        self.queue = Mutex::new(queue);
+        Ok(spool)
+    }
+
+    /// End of what an earlier run of the daemon counted, in seconds since 1970: what comes with an
+    /// earlier stamp no file can take.
+    pub fn resumed_to_secs(&self) -> Option<u64> {
+        self.resumed_to_secs
+    }
+
+    /// How often the counts of the open step are to be saved, if they are.
+    pub fn save_every(&self) -> Option<Duration> {
+        self.keep.as_ref().map(|(keep, _)| keep.save_every)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // The queue is whole after every statement.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Appends an interval.
+    pub fn push(&self, interval: Interval) {
+        let mut queue = self.lock();
+        while queue.waiting.len() >= self.limit && self.when_full == WhenFull::Wait {
+            queue = self.wait(queue);
+        }
+        queue.waiting.push_back(Entry {
+            stamps: Stamps::of(&interval),
+            interval: Some(Arc::new(interval)),
+            file_bytes: None,
+            again: false,
+        });
+        self.enforce(&mut queue);
+        self.note(&queue);
+        self.changed.notify_all();
+    }
+
+    /// Saves what is counted of the open step, in place of what was saved before.
+    pub(super) fn save(&self, open: OpenStep) {
+        if self.keep.is_some() {
+            self.lock().to_save = Some(open);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Counts a ledger that came while the clock was set back as lost.
+    pub(super) fn give_up_set_back(&self, ledger: &Ledger) {
+        let lost = given_up(ledger.iter().map(|(_, traffic)| traffic));
+        self.state.write().clock_set_back.merge(&lost);
+    }
+
+    /// What waits and is in memory.
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> Vec<Arc<Interval>> {
+        self.lock().waiting.iter().filter_map(|entry| entry.interval.clone()).collect()
+    }
+
+    /// Brings the queue within its limits.
+    fn enforce(&self, queue: &mut Queue) {
+        if let Some((keep, spool)) = &self.keep {
+            // What is on disk need not be in memory, but for the first ones that wait.
+            for entry in queue.waiting.iter_mut().skip(keep.memory_intervals.max(1)) {
+                if entry.file_bytes.is_some() {
+                    entry.interval = None;
+                }
+            }
+            for entry in queue.written.iter_mut().filter(|entry| entry.file_bytes.is_some()) {
+                entry.interval = None;
+            }
+            while let (Some(first), Some(last)) = (queue.written.front(), queue.written.back()) {
+                let due = first.stamps.to_secs + keep.again_secs <= last.stamps.to_secs;
+                if !due && queue.file_bytes() <= keep.bytes_max {
+                    break;
+                }
+                if let Some(entry) = queue.written.pop_front() {
+                    spool.remove(entry.stamps);
+                }
+            }
+            while queue.waiting.len() > 2 && {
+                let oldest = queue.waiting[1].stamps.to_secs;
+                let newest = queue.waiting[queue.waiting.len() - 1].stamps.to_secs;
+                oldest + keep.secs_max < newest || queue.file_bytes() > keep.bytes_max
+            } {
+                self.drop_oldest(queue);
+            }
+        }
+        if self.when_full == WhenFull::Wait {
+            return;
+        }
+        let in_memory =
+            |queue: &Queue| queue.waiting.iter().filter(|entry| entry.interval.is_some()).count();
+        while queue.waiting.len() > 2
+            && (in_memory(queue) > self.limit || queue.pairs() > BACKLOG_PAIRS_MAX)
+        {
+            // The disk has them, or nobody.
+            let kept = |entry: &&mut Entry| entry.interval.is_some() && entry.file_bytes.is_some();
+            match queue.waiting.iter_mut().skip(1).rfind(kept) {
+                Some(entry) => entry.interval = None,
+                None => self.drop_oldest(queue),
+            }
+        }
+    }
+
+    /// Gives up the oldest interval but the one in front, which is being written, and may be in
+    /// its files in part.
+    fn drop_oldest(&self, queue: &mut Queue) {
+        let Some(entry) = queue.waiting.remove(1) else { return };
+        let mut interval = entry.interval;
+        if let (Some((_, spool)), Some(_)) = (&self.keep, entry.file_bytes) {
+            // Its sums are wanted.
+            interval = interval.or_else(|| spool.read(entry.stamps).ok().map(Arc::new));
+            spool.remove(entry.stamps);
+        }
+        if entry.again {
+            return;
+        }
+        let pairs = interval.as_ref().map_or(&[][..], |interval| &interval.pairs);
+        let lost = given_up(pairs.iter().map(|pair| &pair.traffic));
+        let mut write = self.state.write();
+        write.intervals_dropped += 1;
+        write.dropped.merge(&lost);
+        drop(write);
+        tracing::error!(
+            "the backlog is full: the interval from {} to {} is given up, with {} bytes that {} \
+             pairs exchanged",
+            entry.stamps.from_secs,
+            entry.stamps.to_secs,
+            lost.bytes,
+            lost.pairs
+        );
+    }
+
+    /// Says that nothing more will come.
+    pub fn close(&self) {
+        let mut queue = self.lock();
+        queue.closed = true;
+        // One more attempt.
+        queue.keep_after = None;
+        self.changed.notify_all();
+    }
+
+    /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
+    /// backlog is closed and empty. For one thread.
+    pub fn front(&self) -> Option<Front> {
+        let mut queue = self.lock();
+        loop {
+            let Some(entry) = queue.waiting.front() else {
+                if queue.closed {
+                    return None;
+                }
+                queue = self.wait(queue);
+                continue;
+            };
+            let (stamps, again) = (entry.stamps, entry.again);
+            if let Some(interval) = &entry.interval {
+                return Some(Front { interval: interval.clone(), again });
+            }
+            // Only this thread takes the first one away.
+            drop(queue);
+            let read = self.keep.as_ref().map(|(_, spool)| spool.read(stamps));
+            queue = self.lock();
+            match read {
+                Some(Ok(mut interval)) => {
+                    // One before it was given up.
+                    interval.after_hole |=
+                        (1..interval.from_secs).contains(&queue.acknowledged_to_secs);
+                    if let Some(entry) = queue.waiting.front_mut() {
+                        entry.interval = Some(Arc::new(interval));
+                    }
+                }
+                Some(Err(error)) => {
+                    queue.waiting.pop_front();
+                    if again {
+                        tracing::warn!("{error}: it was written before");
+                    } else {
+                        self.state.write().intervals_dropped += 1;
+                        tracing::error!("{error}: this interval is lost");
+                    }
+                    self.note(&queue);
+                }
+                None => unreachable!("without a spool every interval is in memory"),
+            }
+        }
+    }
+
+    /// Takes the oldest interval off: it was written.
+    pub fn done(&self) {
+        let mut queue = self.lock();
+        if let Some(mut entry) = queue.waiting.pop_front() {
+            queue.acknowledged_to_secs = queue.acknowledged_to_secs.max(entry.stamps.to_secs);
+            if self.keep.is_some() {
+                entry.again = true;
+                queue.written.push_back(entry);
+                self.enforce(&mut queue);
+            }
+        }
+        self.note(&queue);
+        self.changed.notify_all();
+    }
+
+    /// Puts what was written lately in front again: whoever took it may have lost it.
+    pub fn rewind(&self) {
+        let mut queue = self.lock();
+        while let Some(entry) = queue.written.pop_back() {
+            queue.waiting.push_front(entry);
+        }
+        self.note(&queue);
+    }
+
+    /// Waits for `time`, or until the backlog is closed; returns whether it is.
+    pub fn wait_closed(&self, time: Duration) -> bool {
+        let queue = self.lock();
+        let waited = self.changed.wait_timeout_while(queue, time, |queue| !queue.closed);
+        waited.unwrap_or_else(PoisonError::into_inner).0.closed
+    }
+
+    /// How many intervals wait that were not written before.
+    pub fn len(&self) -> usize {
+        self.lock().waiting.iter().filter(|entry| !entry.again).count()
+    }
+
+    /// Whether none waits that was not written before.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether what waits survives the end of the process.
+    pub fn is_kept(&self) -> bool {
+        self.keep.is_some()
+    }
+
+    /// Writes files until the backlog is closed and everything is on disk, or cannot be.
+    pub fn run_keeper(&self) {
+        let Some((_, spool)) = &self.keep else { return };
+        let mut queue = self.lock();
+        loop {
+            queue.keep_after = queue.keep_after.filter(|after| *after > Instant::now());
+            let ready = queue.keep_after.is_none();
+            let interval = if ready { queue.unkept() } else { None };
+            let open = if ready && interval.is_none() { queue.to_save.take() } else { None };
+            if let Some(interval) = interval {
+                drop(queue);
+                let written = spool.write(&interval);
+                let stamps = Stamps::of(&interval);
+                drop(interval);
+                queue = self.lock();
+                match (written, queue.entry(stamps)) {
+                    (Ok(bytes), Some(entry)) => entry.file_bytes = Some(bytes),
+                    (Ok(_), None) => spool.remove(stamps),
+                    (Err(error), _) => self.keep_failed(&mut queue, &error),
+                }
+                self.enforce(&mut queue);
+                self.note(&queue);
+                self.changed.notify_all();
+            } else if let Some(open) = open {
+                let acknowledged_to_secs = queue.acknowledged_to_secs;
+                drop(queue);
+                let saved = open.into_saved(acknowledged_to_secs).map(|saved| spool.save(&saved));
+                queue = self.lock();
+                if let Some(Err(error)) = saved {
+                    self.keep_failed(&mut queue, &error);
+                }
+            } else if queue.closed {
+                return;
+            } else {
+                let wait = queue.keep_after.map(|after| {
+                    after.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+                });
+                queue = match wait {
+                    Some(wait) => {
+                        let waited = self.changed.wait_timeout(queue, wait);
+                        waited.unwrap_or_else(PoisonError::into_inner).0
+                    }
+                    None => self.wait(queue),
+                };
+            }
+        }
+    }
+
+    fn keep_failed(&self, queue: &mut Queue, error: &SpoolError) {
+        queue.keep_after = Some(Instant::now() + KEEP_RETRY);
+        self.state.write().keep_failures += 1;
+        if queue.keep_failure_said.is_none_or(|said| said.elapsed() >= KEEP_REPEAT) {
+            queue.keep_failure_said = Some(Instant::now());
+            tracing::error!("{error}: a kill would lose what waits, and the open step");
+        }
+    }
+
+    /// At the end: how many intervals wait on disk for the next start, and how many nowhere.
+    pub fn left(&self) -> (usize, usize) {
+        let queue = self.lock();
+        let (kept, lost): (Vec<_>, Vec<_>) = queue
+            .waiting
+            .iter()
+            .filter(|entry| !entry.again)
+            .partition(|entry| entry.file_bytes.is_some());
+        (kept.len(), lost.len())
+    }
+
+    fn note(&self, queue: &Queue) {
+        let mut write = self.state.write();
+        write.backlog = queue.waiting.iter().filter(|entry| !entry.again).count();
+        write.spool_bytes = queue.file_bytes();
+    }
+}
+
+/// The sums of what is lost with some pairs.
+fn given_up<'a>(pairs: impl Iterator<Item = &'a Traffic>) -> GivenUp {
+    let mut lost = GivenUp::default();
+    for traffic in pairs {
+        let [samples4, samples6] = traffic.samples.map(u64::from);
+        lost.merge(&GivenUp {
+            pairs: 1,
+            samples: samples4 + samples6,
+            packets: traffic.packets[0].saturating_add(traffic.packets[1]),
+            bytes: traffic.bytes[0].saturating_add(traffic.bytes[1]),
+        });
+    }
+    lost
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::thread;
+
+    use super::*;
+    use crate::agent::Agents;
+    use crate::flush::PairTraffic;
+    use crate::ixp::VliId;
+
+    fn state() -> Arc<State> {
+        Arc::new(State::new(Agents::new(1, 1), 1))
+    }
+
+    /// Ten bytes in one packet.
+    fn interval(from_secs: u64, to_secs: u64) -> Interval {
+        let traffic = Traffic { bytes: [10, 0], packets: [1, 0], samples: [1, 0] };
+        let pair = PairTraffic { source: VliId(1), destination: VliId(2), traffic };
+        Interval {
+            from_secs,
+            to_secs,
+            after_hole: false,
+            lans: Arc::new([]),
+            pairs: vec![pair],
+            vlans: Vec::new(),
+        }
+    }
+
+    fn keep(directory: &Path) -> Keep {
+        Keep {
+            state_dir: directory.to_owned(),
+            memory_intervals: 2,
+            secs_max: 86_400,
+            bytes_max: 1 << 20,
+            again_secs: 0,
+            save_every: Duration::from_secs(60),
+        }
+    }
+
+    fn backlog(keep: Keep) -> Backlog {
+        Backlog::new(100, WhenFull::DropOldest, state()).keeping(keep)
+    }
+
+    /// Ends of the intervals as they come out, with whether they were given before; empties it.
+    fn drain(backlog: &Backlog) -> Vec<(u64, bool, bool)> {
+        backlog.close();
+        let mut out = Vec::new();
+        while let Some(Front { interval, again }) = backlog.front() {
+            out.push((interval.to_secs, interval.after_hole, again));
+            backlog.done();
+        }
+        out
+    }
+
+    fn files(directory: &Path) -> usize {
+        fs::read_dir(directory.join("spool")).unwrap().count()
+    }
+
+    #[test]
+    fn a_full_backlog_drops_the_oldest_that_is_not_being_written() {
+        let state = state();
+        let backlog = Backlog::new(3, WhenFull::DropOldest, state.clone());
+        for n in 0..5 {
+            backlog.push(interval(n, n + 1));
+        }
+        let order: Vec<_> = backlog.in_memory().iter().map(|i| i.from_secs).collect();
+        assert_eq!(order, [0, 3, 4]);
+        let write = state.write().clone();
+        assert_eq!((write.backlog, write.intervals_dropped), (3, 2));
+        assert_eq!(write.dropped, GivenUp { pairs: 2, samples: 2, packets: 2, bytes: 20 });
+    }
+
+    #[test]
+    fn what_waits_is_on_disk_and_comes_out_in_order_after_a_kill() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = backlog(keep(directory.path()));
+        thread::scope(|scope| {
+            scope.spawn(|| first.run_keeper());
+            for n in 1..=5 {
+                first.push(interval(n * 300, n * 300 + 300));
+            }
+            first.close();
+        });
+        // Two in memory, the others on disk alone; nothing is taken off: the process was killed.
+        assert_eq!(first.in_memory().len(), 2);
+        assert_eq!(first.left(), (5, 0));
+        drop(first);
+
+        let second = backlog(keep(directory.path()));
+        assert_eq!(second.resumed_to_secs(), Some(1_800));
+        second.push(interval(2_000, 2_100));
+        let order: Vec<_> = drain(&second).into_iter().map(|(to, ..)| to).collect();
+        assert_eq!(order, [600, 900, 1_200, 1_500, 1_800, 2_100]);
+        assert_eq!(files(directory.path()), 0, "nothing is kept to be given again");
+    }
+
+    #[test]
+    fn what_was_written_is_given_again_and_then_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let backlog = backlog(Keep { again_secs: 600, ..keep(directory.path()) });
+        for n in 1..=4 {
+            backlog.push(interval(n * 300, n * 300 + 300));
+            assert!(backlog.front().is_some_and(|front| !front.again));
+            backlog.done();
+        }
+        backlog.push(interval(1_500, 1_800));
+        backlog.rewind();
+        assert_eq!(backlog.len(), 1);
+        assert_eq!(
+            drain(&backlog),
+            [(1_200, false, true), (1_500, false, true), (1_800, false, false)]
+        );
+    }
+
+    #[test]
+    fn limits_of_age_and_bytes_give_up_the_oldest_by_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = crate::flush::format::encode(&interval(300, 600)).len() as u64;
+        for (keep, expected) in [
+            (Keep { secs_max: 600, ..keep(directory.path()) }, vec![600, 1_200, 1_500, 1_800]),
+            (Keep { bytes_max: 2 * bytes, ..keep(directory.path()) }, vec![600, 1_800]),
+        ] {
+            let state = state();
+            let backlog =
+                Backlog::new(100, WhenFull::DropOldest, state.clone()).keeping(keep.clone());
+            thread::scope(|scope| {
+                scope.spawn(|| backlog.run_keeper());
+                for n in 1..=5 {
+                    backlog.push(interval(n * 300, n * 300 + 300));
+                }
+                backlog.close();
+            });
+            let lost = 5 - expected.len() as u64;
+            let write = state.write().clone();
+            assert_eq!(write.intervals_dropped, lost, "{keep:?}");
+            let sums = GivenUp { pairs: lost, samples: lost, packets: lost, bytes: 10 * lost };
+            assert_eq!(write.dropped, sums);
+            let order: Vec<_> = drain(&backlog).into_iter().map(|(to, ..)| to).collect();
+            assert_eq!(order, expected);
+        }
+    }
+
+    #[test]
+    fn a_hole_in_the_spool_is_one_in_the_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(directory.path()).unwrap();
+        for (from, to) in [(300, 600), (600, 900), (900, 1_200)] {
+            spool.write(&interval(from, to)).unwrap();
+        }
+        // The one in the middle is damaged.
+        let path = directory.path().join("spool/000000000600-000000000900.interval");
+        fs::write(&path, "torn").unwrap();
+        let state = state();
+        let backlog = Backlog::new(100, WhenFull::DropOldest, state.clone());
+        let backlog = backlog.keeping(keep(directory.path()));
+        assert_eq!(drain(&backlog), [(600, false, false), (1_200, true, false)]);
+        assert_eq!(state.write().intervals_dropped, 1);
+        assert!(path.with_extension("interval.refused").exists());
+    }
+
+    #[test]
+    fn a_state_directory_that_cannot_be_leaves_the_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("spool"), "a file").unwrap();
+        let backlog = backlog(keep(directory.path()));
+        assert!(!backlog.is_kept());
+        backlog.push(interval(300, 600));
+        backlog.run_keeper();
+        assert_eq!(backlog.left(), (0, 1));
+        assert_eq!(drain(&backlog), [(600, false, false)]);
+    }
+}
