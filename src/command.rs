@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod check;
+pub mod compare;
 pub mod demo;
 pub mod prune;
 pub mod replay;
@@ -8,13 +9,15 @@ pub mod run;
 pub mod simulate;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 /// The exit codes.
 mod exit_code {
+    use super::compare::Verdict;
     use crate::finding::Level;
 
     /// Something went wrong while it ran.
@@ -27,6 +30,15 @@ mod exit_code {
             Level::Ok => 0,
             Level::Warn => 1,
             Level::Fail => 2,
+        }
+    }
+
+    /// Those of `ixflow compare`, which are diff(1)'s.
+    pub(super) const fn of_comparison(verdict: Verdict) -> u8 {
+        match verdict {
+            Verdict::Equal => 0,
+            Verdict::Different => 1,
+            Verdict::Unreadable => 2,
         }
     }
 }
@@ -48,10 +60,18 @@ enum Command {
     Replay(replay::Arguments),
     /// Removes files of VLIs that the portal no longer knows.
     Prune(prune::Arguments),
+    /// Compares two RRD trees: totals and rows of each file, as a table.
+    Compare(compare::Arguments),
     /// Speaks sFlow as a synthetic fabric would.
     Simulate(simulate::Arguments),
     /// Runs a day and then live traffic of a simulated exchange, and draws graphs.
     Demo(demo::Arguments),
+    /// Writes the manual pages of these commands.
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        directory: PathBuf,
+    },
 }
 
 /// Runs the command of the command line.
@@ -66,6 +86,15 @@ pub fn main() -> ExitCode {
                 }
             };
         }
+        Command::Compare(arguments) => {
+            return match compare::run(&arguments) {
+                Ok(verdict) => ExitCode::from(exit_code::of_comparison(verdict)),
+                Err(error) => {
+                    eprintln!("ixflow: {error}");
+                    ExitCode::from(exit_code::of_comparison(compare::Verdict::Unreadable))
+                }
+            };
+        }
         Command::Run(arguments) => run::run(&arguments).map_err(|error| error.to_string()),
         Command::Replay(arguments) => replay::run(&arguments).map_err(|error| error.to_string()),
         Command::Prune(arguments) => prune::run(&arguments).map_err(|error| error.to_string()),
@@ -73,6 +102,8 @@ pub fn main() -> ExitCode {
             simulate::run(&arguments).map_err(|error| error.to_string())
         }
         Command::Demo(arguments) => demo::run(&arguments).map_err(|error| error.to_string()),
+        Command::Man { directory } => clap_mangen::generate_to(CommandLine::command(), &directory)
+            .map_err(|error| format!("{}: {error}", directory.display())),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,6 +3,7 @@
 
 mod api;
 mod check;
+mod compare;
 mod config;
 mod decode;
 mod demo;
