@@ -36,10 +36,14 @@ mod header;
 pub mod librrd;
 pub mod rrdcached;
 mod tree;
+mod verify;
+mod waiting;
 pub mod writer;
 
 pub use feed::{Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
 pub use tree::{File, FileError, Tree};
+pub use verify::{SAMPLE_MAX, Sample};
+pub use waiting::WAITING_MAX;
 
 /// Seconds between two rows of the finest archive.
 pub const STEP_SECS: u64 = 300;
@@ -57,7 +61,12 @@ pub const XFILES_FACTOR: f64 = 0.5;
 pub const REFUSALS_MAX: usize = 16;
 
 /// The names of what [`Sink::findings`] says.
-pub const FINDINGS: &[&str] = &["files_left_alone", "files_of_former_vlis"];
+pub const FINDINGS: &[&str] = &[
+    "files_left_alone",
+    "files_of_former_vlis",
+    "lost_after_ack",
+    "updates_dropped_before_creation",
+];
 
 /// How an archive condenses the values of its rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,8 +137,26 @@ pub struct Receipt {
     pub left_alone: u64,
     /// Files that were made.
     pub created: u64,
+    /// Updates that wait until their file is made: they are in a later receipt, and not in
+    /// `updates`.
+    pub deferred: u64,
+    /// Updates that are lost because [`WAITING_MAX`] others wait for their files, not in `updates`.
+    pub dropped_before_creation: u64,
+    /// Files of a sample that do not have what was acknowledged.
+    pub lost_after_ack: u64,
     /// The first refusals, [`REFUSALS_MAX`] at the most.
     pub refusals: Vec<Refusal>,
+}
+
+impl Receipt {
+    fn sum_up(&mut self) {
+        self.updates = self.accepted
+            + self.already_there
+            + self.ahead
+            + self.gone
+            + self.refused
+            + self.left_alone;
+    }
 }
 
 /// A file that did not take its update.
@@ -179,6 +206,31 @@ pub trait Sink: Send {
     /// On an error the same interval must be given again, or dropped. Writing an interval twice
     /// does no harm: the updates that came through are recognised by their time stamp.
     fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError>;
+
+    /// From now on new files are made by [`Sink::tend`], so many a second. Without this they are
+    /// made while the interval is written.
+    fn pace(&mut self, _files_per_sec: u32) {}
+
+    /// Does a part of what is not urgent: makes files that wait, writes their updates, and looks
+    /// whether what was acknowledged is in the files. Called some times a second; `last`: nothing
+    /// else will come, so that the pace does not matter any more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sink::write`]; it is tried again.
+    fn tend(&mut self, _last: bool) -> Result<Receipt, SinkError> {
+        Ok(Receipt::default())
+    }
+
+    /// Files that wait to be made.
+    fn waiting(&self) -> usize {
+        0
+    }
+
+    /// The daemon ends, and does not wait for [`Sink::tend`] any longer: how many updates are lost.
+    fn give_up(&mut self) -> u64 {
+        0
+    }
 
     /// Where it writes to, and how, for people.
     fn describe(&self) -> String;

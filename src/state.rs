@@ -83,6 +83,13 @@ pub struct WriteState {
     pub refused: u64,
     /// Updates for files that have other data sources, and are left alone.
     pub left_alone: u64,
+    /// Files that wait to be made, with their updates.
+    pub files_waiting: usize,
+    /// Updates that were lost because too many others waited for their files, or the daemon ended
+    /// before they were made.
+    pub dropped_before_creation: u64,
+    /// Files, of those that were looked at, that do not have what was acknowledged.
+    pub lost_after_ack: u64,
     /// Attempts to write an interval that failed whole; it was kept.
     pub failures: u64,
     /// Intervals that were given up because the backlog was full or the daemon had to end.

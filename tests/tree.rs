@@ -15,11 +15,13 @@ use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::fetch;
 use ixflow::sink::{Create, File, Tree, file};
 
-use crate::sink::{Bench, START, assert_rates, benches, bytes, bytes4, individual, interval};
+use crate::sink::{
+    Bench, START, assert_rates, benches, bytes, bytes4, individual, interval, with_daemon,
+};
 use crate::support::datagram::{datagram, flow, frame, raw};
 use crate::support::ixflow::{Site, ixflow};
 use crate::support::path::Running;
-use crate::support::rrdcached::{self as daemon, OPEN};
+use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
 /// The archives of the incumbent, as sflow-to-rrd-handler gives them to librrd.
 const ARCHIVES: [&str; 8] = [
@@ -393,4 +395,144 @@ fn files_of_vlis_that_left_are_pruned_and_nothing_else() {
         assert!(others.iter().all(|path| !path.exists()));
         assert!(!others[0].parent().unwrap().exists(), "an empty directory");
     }
+}
+
+#[test]
+fn new_files_are_made_beside_the_flush_and_miss_nothing() {
+    for (name, mut bench) in benches() {
+        bench.sink.pace(10);
+        let both = interval(&[1, 2], &[(1, 2), (2, 1)], START, START + 300);
+        let first = bench.write(&both);
+        assert_eq!((first.updates, first.created), (0, 0), "{name}: {first:?}");
+        assert_eq!(bench.sink.waiting(), 8 + 4 + 8, "{name}");
+        // A second's worth, and the flush goes on beside it.
+        let tended = bench.sink.tend(false).unwrap();
+        assert_eq!((tended.created, tended.accepted), (10, 10), "{name}: {tended:?}");
+        let idle = interval(&[1, 2], &[], START + 300, START + 600);
+        let second = bench.write(&idle);
+        assert_eq!((second.accepted, second.created), (10, 0), "{name}: {second:?}");
+        // The third is given twice, as after a lost connection; a pair is new in it.
+        let third = interval(&[1, 2, 3], &[(1, 2), (3, 1)], START + 600, START + 900);
+        for accepted in [10, 0] {
+            let receipt = bench.write(&third);
+            assert_eq!(receipt.accepted, accepted, "{name}: {receipt:?}");
+            assert_eq!(receipt.dropped_before_creation, 0, "{name}: {receipt:?}");
+        }
+        let (mut created, mut refused) = (10, 0);
+        while bench.sink.waiting() > 0 {
+            let receipt = bench.sink.tend(true).unwrap();
+            created += receipt.created;
+            refused += receipt.refused;
+        }
+        // Two individuals, an aggregate, a pair from both sides; then one more of each over IPv4.
+        assert_eq!((created, refused), (8 + 4 + 8 + 4 + 4, 0), "{name}");
+        let fourth = interval(&[1, 2, 3], &[(3, 1)], START + 900, START + 1_200);
+        bench.write_well(&fourth);
+        let of = |source, destination, end| bytes(source, destination, START + end)[0];
+        for (file, end, totals) in [
+            (bytes4(1, 2), 300, [of(2, 1, 300), of(1, 2, 300)]),
+            (bytes4(1, 2), 600, [0, 0]),
+            (bytes4(1, 2), 900, [0, of(1, 2, 900)]),
+            (bytes4(1, 2), 1_200, [0, 0]),
+            (bytes4(3, 1), 300, [0, 0]),
+            (bytes4(3, 1), 900, [0, of(3, 1, 900)]),
+            (bytes4(3, 1), 1_200, [0, of(3, 1, 1_200)]),
+            (individual(2), 300, [of(2, 1, 300), of(1, 2, 300)]),
+            (individual(2), 600, [0, 0]),
+            (individual(2), 900, [0, of(1, 2, 900)]),
+            (individual(1), 900, [of(1, 2, 900), of(3, 1, 900)]),
+        ] {
+            assert_rates(bench.average(file, START + end), totals, &format!("{name} {file} {end}"));
+        }
+    }
+}
+
+#[test]
+fn files_that_wait_at_a_stop_are_made() {
+    for (name, mut bench) in benches() {
+        bench.sink.pace(1);
+        let root = bench.root();
+        let Bench { sink, daemon, directory } = bench;
+        let records = [record(10, 1, 1), record(10, 2, 2)];
+        let mut running =
+            Running::start(1, Agents::new(10, 10), plan(&records), sink, START * 1_000);
+        say(&mut running, 10, 1, 2, 1_000);
+        running.pass_boundary(START + 300);
+        say(&mut running, 10, 2, 1, 2_000);
+        running.pass_boundary(START + 600);
+        let (state, result) = running.stop();
+        result.unwrap();
+        let write = state.write().clone();
+        assert_eq!((write.files_waiting, write.dropped_before_creation), (0, 0), "{name}");
+        assert_eq!((write.created, write.refused), (8 + 4 + 4, 0), "{name}");
+        let sink = Box::new(Direct::new(Tree::open(&root).unwrap(), Create::OnTraffic, 1).unwrap());
+        let bench = Bench { sink, daemon, directory };
+        assert_eq!(bench.average(bytes4(1, 2), START + 300), [0.0, 1_000.0], "{name}");
+        assert_eq!(bench.average(bytes4(1, 2), START + 600), [2_000.0, 0.0], "{name}");
+        assert_eq!(bench.average(individual(1), START + 600), [0.0, 2_000.0], "{name}");
+    }
+}
+
+/// Writes an interval in which everybody speaks, and does what is not urgent; files that were made,
+/// and files that lost something.
+fn write_and_look(bench: &mut Bench, end: u64) -> (u64, u64) {
+    let interval = interval(&[1, 2, 3], &[(1, 2), (2, 3)], end - 300, end);
+    let receipt = bench.write_well(&interval);
+    (receipt.created, bench.sink.tend(false).unwrap().lost_after_ack)
+}
+
+#[test]
+fn what_was_acknowledged_and_lost_is_found() {
+    if !daemon::is_installed() {
+        return;
+    }
+    for options in [OPEN, DOCUMENTED] {
+        let mut bench = with_daemon(|at| daemon::Rrdcached::start(at, options));
+        // Undisturbed, nothing is said.
+        for step in 1..=3 {
+            assert_eq!(write_and_look(&mut bench, START + 300 * step).1, 0);
+        }
+        assert!(bench.sink.findings().is_empty(), "{:?}", bench.sink.findings());
+        // Deleted while it is cached; locked while it is written.
+        write_and_look(&mut bench, START + 1_200);
+        let gone = bytes4(1, 2);
+        fs::remove_file(bench.path(gone)).unwrap();
+        let locked = fs::File::options().write(true).open(bench.path(bytes4(2, 3))).unwrap();
+        let lock = nix::libc::flock {
+            l_type: i16::try_from(nix::libc::F_WRLCK).unwrap(),
+            l_whence: i16::try_from(nix::libc::SEEK_SET).unwrap(),
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&locked, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+        // What was fed up to the look before is in the locked file.
+        assert_eq!(write_and_look(&mut bench, START + 1_500), (0, 1), "{options:?}");
+        let findings = bench.sink.findings();
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        assert_eq!(findings[0].name, "lost_after_ack");
+        assert!(findings[0].what.contains(&gone.to_string()), "{findings:?}");
+        // Where rrdcached may be told to forget it, it is made again.
+        let expected = if options == OPEN { (1, 1) } else { (0, 2) };
+        assert_eq!(write_and_look(&mut bench, START + 1_800), expected, "{options:?}");
+        drop(locked);
+        let findings = bench.sink.findings();
+        assert!(findings[0].what.contains(" files of the samples"), "{findings:?}");
+        if options == OPEN {
+            let totals = [0, bytes(1, 2, START + 1_800)[0]];
+            assert_rates(bench.average(gone, START + 1_800), totals, "made again");
+            // An hour without a loss, and it is no news any more.
+            for step in 7..=20 {
+                write_and_look(&mut bench, START + 300 * step);
+            }
+            assert!(bench.sink.findings().is_empty(), "{:?}", bench.sink.findings());
+        }
+    }
+    // It cannot be told to write: files may lag for two hours.
+    let mut bench = with_daemon(|at| daemon::Rrdcached::start(at, &["-P", "UPDATE"]));
+    for step in 1..=4 {
+        assert_eq!(write_and_look(&mut bench, START + 300 * step).1, 0);
+    }
+    let (_, lost) = write_and_look(&mut bench, START + 300 * 40);
+    assert!(lost > 0);
 }

@@ -129,7 +129,8 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 
     let lock = lock_state_dir(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let sink = open_sink(&config, &stop)?;
+    let mut sink = open_sink(&config, &stop)?;
+    sink.pace(config.create_per_sec);
     let sink_name = sink.describe();
 
     // The first table: the last good one, until the portal gives a newer.

@@ -344,6 +344,14 @@ impl Backlog {
         self.changed.notify_all();
     }
 
+    /// Waits for `time`, or until there is an interval or the backlog is closed; returns whether
+    /// there is one of these.
+    pub fn wait_work(&self, time: Duration) -> bool {
+        let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.closed;
+        let waited = self.changed.wait_timeout_while(self.lock(), time, idle);
+        !idle(&mut waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
     /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
     /// backlog is closed and empty. For one thread.
     pub fn front(&self) -> Option<Front> {

@@ -24,7 +24,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -92,25 +92,31 @@ fn id(directory: &Path) -> io::Result<(u64, u64)> {
     fs::metadata(directory).map(|found| (found.dev(), found.ino()))
 }
 
+fn unreachable(root: &Path, error: io::Error) -> SinkError {
+    SinkError::Unreachable { target: root.display().to_string(), error }
+}
+
+impl Direct {
+    /// The root, if it is still the one of the start: below an empty mount point there would be a
+    /// tree without a past.
+    fn root(&self) -> Result<PathBuf, SinkError> {
+        let root = self.feed.tree().root().to_owned();
+        if id(&root).map_err(|error| unreachable(&root, error))? == self.root_id {
+            return Ok(root);
+        }
+        let error = io::Error::new(
+            io::ErrorKind::NotFound,
+            "another directory is there than at the start: is its disk mounted?",
+        );
+        Err(unreachable(&root, error))
+    }
+}
+
 impl Sink for Direct {
     fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
-        let root = self.feed.tree().root().to_owned();
-        let unreachable =
-            |error| SinkError::Unreachable { target: root.display().to_string(), error };
-        // Below an empty mount point there would be a tree without a past.
-        if id(&root).map_err(unreachable)? != self.root_id {
-            return Err(unreachable(io::Error::new(
-                io::ErrorKind::NotFound,
-                "another directory is there than at the start: is its disk mounted?",
-            )));
-        }
-        self.feed.prepare(interval).map_err(unreachable)?;
-        let shared = Shared {
-            root: &root,
-            span: self.feed.span(interval),
-            librrd: Mutex::new(()),
-            broken: AtomicBool::new(false),
-        };
+        let root = self.root()?;
+        self.feed.prepare(interval).map_err(|error| unreachable(&root, error))?;
+        let shared = Shared::new(&root, self.feed.span(interval));
         let (walk, outcomes) = thread::scope(|scope| {
             let (sender, chunks) = bounded(CHUNKS_WAITING * self.threads);
             let hands: Vec<_> = (0..self.threads)
@@ -144,6 +150,38 @@ impl Sink for Direct {
         Ok(self.feed.commit(interval, walk, outcome))
     }
 
+    fn pace(&mut self, files_per_sec: u32) {
+        self.feed.set_pace(files_per_sec);
+    }
+
+    fn tend(&mut self, last: bool) -> Result<Receipt, SinkError> {
+        let root = self.root()?;
+        let (count, waves) = self.feed.due(last);
+        let mut outcome = Outcome::default();
+        for (span, updates) in waves {
+            let shared = Shared::new(&root, span);
+            let mut hand = Hand::new(&shared);
+            for update in updates {
+                hand.write(update, AGAIN_MAX)?;
+            }
+            outcome = outcome.merge(hand.finish()?);
+        }
+        let mut receipt = self.feed.made(count, outcome);
+        let samples = self.feed.samples();
+        if !samples.is_empty() {
+            (receipt.lost_after_ack, _) = self.feed.look(samples, true);
+        }
+        Ok(receipt)
+    }
+
+    fn waiting(&self) -> usize {
+        self.feed.waiting()
+    }
+
+    fn give_up(&mut self) -> u64 {
+        self.feed.give_up()
+    }
+
     fn describe(&self) -> String {
         format!("RRD files below {}", self.feed.tree().root().display())
     }
@@ -172,6 +210,12 @@ struct Shared<'a> {
     librrd: Mutex<()>,
     /// One of them has met an error that concerns all.
     broken: AtomicBool,
+}
+
+impl<'a> Shared<'a> {
+    fn new(root: &'a Path, span: Span) -> Shared<'a> {
+        Shared { root, span, librrd: Mutex::new(()), broken: AtomicBool::new(false) }
+    }
 }
 
 /// A thread that writes.
@@ -235,6 +279,11 @@ impl<'a> Hand<'a> {
                 self.write(update, AGAIN_MAX)?;
             }
         }
+        self.finish()
+    }
+
+    /// Tries files that were locked again; what became of all.
+    fn finish(mut self) -> Result<Outcome, SinkError> {
         let mut wait = FIRST_WAIT;
         for left in (0..TRIES).rev() {
             let again = std::mem::take(&mut self.again);

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::time::Instant;
 
 use super::header::Fitness;
 use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
+use super::verify::{SAMPLE_MAX, Sample, Verify};
+use super::waiting::Waiting;
 use super::{HEARTBEAT_SECS, REFUSALS_MAX, Receipt, Refusal, STEP_SECS};
 use crate::count::Traffic;
 use crate::finding::{Finding, Level};
@@ -81,16 +84,23 @@ impl Update {
     /// What to write in front of the rate, to a file that was just made or, if `exists`, was not.
     ///
     /// A new file begins at [`Span::creation_secs`]. If the interval begins later than that step,
-    /// the part before it was silent, and is written so; unless it is unknown: then the rate
-    /// stands for the whole step, as in an old file whose step is known in part, but it is never
-    /// NaN, with which the new file would blank the portal's sums.
+    /// the part before it was silent, and is written so; unless it is unknown. Then it is written
+    /// as that, up to half of the step: the row is that of an older file, the mean of what is
+    /// known. If more is unknown, the older files' rows are NaN; the new one's is not, because in a
+    /// tree of new files it would blank the portal's sums: there the rate stands for all before.
     pub fn lead(&self, span: &Span, exists: bool) -> Lead {
         if exists && self.hole {
             return Lead::Unknown;
         }
         let start = span.creation_secs();
-        let spread = span.after_hole && span.to_secs - start <= HEARTBEAT_SECS;
-        if self.known || start == span.from_secs || spread { Lead::None } else { Lead::Zero }
+        if self.known || start == span.from_secs {
+            return Lead::None;
+        }
+        match span.after_hole {
+            true if 2 * (span.from_secs - start) <= STEP_SECS => Lead::Unknown,
+            true if span.to_secs - start <= HEARTBEAT_SECS => Lead::None,
+            _ => Lead::Zero,
+        }
     }
 
     /// Appends the update's values as `rrdtool update` takes them.
@@ -125,6 +135,11 @@ pub struct Feed {
     unfit: Option<(usize, File, String)>,
     /// Number of files of VLIs that the table does not know.
     former: usize,
+    /// New files.
+    waiting: Waiting,
+    verify: Verify,
+    /// Updates that were lost because too many files waited, in the last interval and in all.
+    dropped: (u64, u64),
 }
 
 #[derive(Debug)]
@@ -135,10 +150,17 @@ struct Fed {
 }
 
 /// The updates of an interval that are not for the sink.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Default, Debug)]
 pub struct Walk {
     /// Files that cannot be fed.
     left_alone: u64,
+    /// Files that are not there yet.
+    deferred: Vec<(File, [u64; 2])>,
+    /// What was sent of those that do not fit, and is lost.
+    dropped: u64,
+    /// Updates of files that are there; some of them.
+    known: usize,
+    sample: Vec<File>,
 }
 
 /// What writing an interval did to the tree.
@@ -218,7 +240,17 @@ impl Outcome {
 impl Feed {
     /// For `tree`, making files as `create` says.
     pub fn new(tree: Tree, create: Create) -> Feed {
-        Feed { tree, create, fed: None, lagging: HashSet::new(), unfit: None, former: 0 }
+        Feed {
+            tree,
+            create,
+            fed: None,
+            lagging: HashSet::new(),
+            unfit: None,
+            former: 0,
+            waiting: Waiting::default(),
+            verify: Verify::default(),
+            dropped: (0, 0),
+        }
     }
 
     /// The tree.
@@ -261,6 +293,55 @@ impl Feed {
         Ok(())
     }
 
+    /// See [`Sink::pace`](super::Sink::pace).
+    pub fn set_pace(&mut self, files_per_sec: u32) {
+        self.waiting.set_pace(files_per_sec);
+    }
+
+    /// Files that wait to be made.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How many files are to be made at once, and their updates, by interval, in order. They wait
+    /// until [`Feed::made`] says that they were written.
+    pub fn due(&mut self, last: bool) -> (usize, Vec<(Span, Vec<Update>)>) {
+        let count = self.waiting.due(Instant::now(), last);
+        (count, self.waiting.updates(count))
+    }
+
+    /// Records what making files and writing their updates came to.
+    pub fn made(&mut self, count: usize, outcome: Outcome) -> Receipt {
+        self.waiting.remove(count);
+        let Outcome { mut receipt, found, gone, lagging } = outcome;
+        receipt.sum_up();
+        self.tree.insert(&found);
+        self.tree.remove(&gone);
+        // What was refused here, too, misses what is before the next interval.
+        let room = LAGGING_MAX.saturating_sub(self.lagging.len());
+        self.lagging.extend(lagging.into_iter().take(room));
+        receipt
+    }
+
+    /// Gives up the files that wait; returns how many updates are lost.
+    pub fn give_up(&mut self) -> u64 {
+        self.waiting.give_up()
+    }
+
+    /// Some files whose update of an earlier interval was acknowledged: it is time for
+    /// [`Feed::look`].
+    pub fn samples(&mut self) -> Vec<Sample> {
+        let samples = self.verify.due();
+        if self.tree.is_local() { samples } else { Vec::new() }
+    }
+
+    /// Looks whether the files have what was acknowledged. `asked`: nobody holds it back. Returns
+    /// how many do not, and those of them that do not exist.
+    pub fn look(&mut self, samples: Vec<Sample>, asked: bool) -> (u64, Vec<File>) {
+        let now_secs = self.fed.as_ref().map_or(0, |fed| fed.to_secs);
+        self.verify.look(&self.tree, samples, now_secs, asked)
+    }
+
     /// What is to be said of the files.
     pub fn findings(&self) -> Vec<Finding> {
         let left_alone = self.unfit.as_ref().map(|(count, file, why)| Finding {
@@ -279,7 +360,34 @@ impl Feed {
             why: "they are not fed any more".into(),
             remedy: "ixflow prune --older-than DAYS removes them".into(),
         });
-        left_alone.into_iter().chain(former).collect()
+        let root = || self.tree.root().display().to_string();
+        let lost = self.verify.lost().map(|(count, last)| Finding {
+            level: Level::Fail,
+            name: "lost_after_ack",
+            subject: root(),
+            what: format!(
+                "{count} files of the samples do not have what was acknowledged; the last, {last}"
+            ),
+            why: "of every interval a few files are looked at: many more may have lost theirs"
+                .into(),
+            remedy: "let no program read the live tree with rrdtool, FORGET files before they are \
+                     deleted, and look at the disks of the tree and of the journal"
+                .into(),
+        });
+        let dropped = (self.dropped.0 > 0).then(|| Finding {
+            level: Level::Fail,
+            name: "updates_dropped_before_creation",
+            subject: root(),
+            what: format!(
+                "{} updates of the last interval, {} in all, are lost: {} files wait to be made",
+                self.dropped.0,
+                self.dropped.1,
+                self.waiting.len()
+            ),
+            why: "what these pairs exchanged then is missing in their new files".into(),
+            remedy: "raise sflow_create_per_sec if the disk allows it".into(),
+        });
+        left_alone.into_iter().chain(former).chain(lost).chain(dropped).collect()
     }
 
     /// The interval's time stamps. If the interval before it was never written, the time before
@@ -302,12 +410,16 @@ impl Feed {
     pub fn commit(&mut self, interval: &Interval, walk: Walk, outcome: Outcome) -> Receipt {
         let Outcome { mut receipt, found, gone, lagging } = outcome;
         receipt.left_alone = walk.left_alone;
-        receipt.updates = receipt.accepted
-            + receipt.already_there
-            + receipt.ahead
-            + receipt.gone
-            + receipt.refused
-            + receipt.left_alone;
+        let span = self.span(interval);
+        let deferred = self.waiting.add(span, &walk.deferred);
+        receipt.deferred = deferred.waiting;
+        receipt.dropped_before_creation = walk.dropped + deferred.dropped;
+        self.dropped =
+            (receipt.dropped_before_creation, self.dropped.1 + receipt.dropped_before_creation);
+        let acknowledged =
+            walk.sample.into_iter().filter(|file| !lagging.contains(file) && !gone.contains(file));
+        self.verify.note(acknowledged, interval.to_secs, walk.known);
+        receipt.sum_up();
         self.tree.insert(&found);
         self.tree.remove(&gone);
         self.lagging = lagging;
@@ -381,6 +493,21 @@ impl Feed {
             if !known && self.tree.is_unfit(&file) {
                 walk.left_alone += 1;
                 return Ok(());
+            }
+            if !known && self.waiting.is_paced() {
+                if walk.deferred.len() < self.waiting.room() {
+                    walk.deferred.push((file, totals));
+                } else {
+                    walk.dropped += u64::from(totals != [0, 0]);
+                }
+                return Ok(());
+            }
+            if known {
+                let at = walk.known;
+                if (self.verify.cursor..self.verify.cursor + SAMPLE_MAX).contains(&at) {
+                    walk.sample.push(file);
+                }
+                walk.known += 1;
             }
             let hole = span.after_hole || self.missed(&file, &fresh);
             visit(Update { file, totals, known, hole })
@@ -883,6 +1010,8 @@ mod tests {
         next.from_secs = 1_700_001_400;
         assert_eq!(values(&feed, &next)[individual], "1700001400:0:0 1700001600:0:0");
         next.after_hole = true;
+        assert_eq!(values(&feed, &next)[individual], "1700001400:U:U 1700001600:0:0");
+        next.from_secs = 1_700_001_500;
         assert_eq!(values(&feed, &next)[individual], "1700001600:0:0");
     }
 }

@@ -4,6 +4,7 @@
 //! of them and loses them when it writes: whoever feeds a file must have looked at it.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -35,11 +36,28 @@ pub(super) fn examine(path: &Path) -> Fitness {
         match file.read_at(&mut header[length..], length as u64) {
             Ok(0) => break,
             Ok(read) => length += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return Fitness::Usual,
         }
     }
     examine_header(&header[..length])
+}
+
+/// A file's last update, in seconds since 1970, from its header (rrd_format.h: live_head stands
+/// behind the definitions, of which stat_head has the numbers).
+pub(super) fn last_update(path: &Path) -> io::Result<u64> {
+    let file = File::open(path)?;
+    let mut head = [0; 128];
+    file.read_exact_at(&mut head, 0)?;
+    let number =
+        |at: usize| head[at..at + 8].iter().rev().fold(0, |sum, b| sum << 8 | u64::from(*b));
+    if !head.starts_with(b"RRD\0") {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an RRD file"));
+    }
+    let definitions = number(24).saturating_add(number(32));
+    let mut last = [0; 8];
+    file.read_exact_at(&mut last, definitions.saturating_mul(120).saturating_add(128))?;
+    Ok(u64::from_le_bytes(last))
 }
 
 fn examine_header(header: &[u8]) -> Fitness {
@@ -104,6 +122,7 @@ mod tests {
         let path = directory.path().join("a.rrd");
         file::create(&path, 1_700_000_100).unwrap();
         assert_eq!(examine(&path), Fitness::Usual);
+        assert_eq!(last_update(&path).unwrap(), 1_700_000_100);
         let header = std::fs::read(&path).unwrap()[..file::HEADER_BYTES].to_vec();
         let with = |at: usize, bytes: &[u8]| {
             let mut header = header.clone();
@@ -128,5 +147,7 @@ mod tests {
         }
         assert_eq!(examine(&directory.path().join("nowhere")), Fitness::Usual);
         assert_eq!(examine(directory.path()), Fitness::Usual);
+        std::fs::write(&path, "mine").unwrap();
+        last_update(&path).unwrap_err();
     }
 }

@@ -55,7 +55,7 @@ use crate::sink::header::{Fitness, examine};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
     ARCHIVES, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS,
-    Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
+    Sample, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
 };
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
@@ -318,6 +318,31 @@ impl Sink for Rrdcached {
         }
     }
 
+    fn pace(&mut self, files_per_sec: u32) {
+        self.feed.set_pace(files_per_sec);
+    }
+
+    fn tend(&mut self, last: bool) -> Result<Receipt, SinkError> {
+        // A new connection is the business of `write`, which says so.
+        if self.connection.is_none() && self.announced.is_some() && !last {
+            return Ok(Receipt::default());
+        }
+        let mut receipt = self.make_files(last)?;
+        let samples = self.feed.samples();
+        if !samples.is_empty() {
+            receipt.lost_after_ack = self.look(samples)?;
+        }
+        Ok(receipt)
+    }
+
+    fn waiting(&self) -> usize {
+        self.feed.waiting()
+    }
+
+    fn give_up(&mut self) -> u64 {
+        self.feed.give_up()
+    }
+
     fn describe(&self) -> String {
         let how = match self.announced {
             None => "not yet connected",
@@ -343,24 +368,7 @@ impl Rrdcached {
         let open = || Connection::open(&self.address, self.timeout, &self.stop);
         let abilities = open()?.probe()?;
         let mut connection = Connection { abilities, ..open()? };
-        let mut allowed = true;
-        for chunk in files.chunks(CHUNK_LINES) {
-            let mut lines = Vec::with_capacity(chunk.len() * 256);
-            for file in chunk {
-                lines.extend_from_slice(b"FORGET ");
-                lines.extend_from_slice(&self.prefix);
-                file.write_path(&mut lines);
-                lines.push(b'\n');
-            }
-            connection.exchange(&lines, chunk.len(), |_, error| {
-                // Any other error: it does not know the file.
-                allowed &= error.as_deref() != Some(PERMISSION_DENIED);
-            })?;
-            if !allowed {
-                break;
-            }
-        }
-        Ok(allowed)
+        self.command(&mut connection, "FORGET", files)
     }
 
     fn write_once(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
@@ -376,35 +384,93 @@ impl Rrdcached {
             self.connection = Some(connection);
             return Err(SinkError::Renewed { target: format!("rrdcached at {}", self.address) });
         }
-        let zero = match connection.maker {
-            Maker::Ourselves => None,
-            Maker::Daemon => self.write_zero(&span).ok(),
-        };
-        let mut writer = Writer {
-            connection,
-            prefix: &self.prefix,
-            tree: self.feed.tree(),
-            zero,
-            span,
-            outcome: Outcome::default(),
-            again: Vec::new(),
-            lines: Vec::with_capacity(CHUNK_LINES * 256),
-        };
+        let zero = self.zero_for(&connection, &span);
+        let mut writer =
+            Writer::new(connection, &self.prefix, self.feed.tree(), zero, span, Outcome::default());
         let mut chunk = Vec::with_capacity(CHUNK_LINES);
         let walk = self.feed.try_each(interval, |update| {
             chunk.push(Attempt::new(update));
             if chunk.len() == CHUNK_LINES { writer.write(&mut chunk) } else { Ok(()) }
         })?;
         writer.write(&mut chunk)?;
-        let mut again = std::mem::take(&mut writer.again).into_iter().peekable();
-        while again.peek().is_some() {
-            let second = |update| Attempt { second: true, ..Attempt::new(update) };
-            chunk.extend(again.by_ref().take(CHUNK_LINES).map(second));
-            writer.write(&mut chunk)?;
-        }
+        writer.write_again()?;
         let Writer { connection, outcome, .. } = writer;
         self.connection = Some(connection);
         Ok(self.feed.commit(interval, walk, outcome))
+    }
+
+    /// Makes the files whose turn it is, and writes what waits behind them.
+    fn make_files(&mut self, last: bool) -> Result<Receipt, SinkError> {
+        let (count, waves) = self.feed.due(last);
+        let mut outcome = Outcome::default();
+        for (span, updates) in waves {
+            let connection = self.connect(&span)?;
+            let zero = self.zero_for(&connection, &span);
+            let mut writer =
+                Writer::new(connection, &self.prefix, self.feed.tree(), zero, span, outcome);
+            let mut updates = updates.into_iter().map(Attempt::new).peekable();
+            while updates.peek().is_some() {
+                writer.write(&mut updates.by_ref().take(CHUNK_LINES).collect())?;
+            }
+            writer.write_again()?;
+            let Writer { connection, outcome: written, .. } = writer;
+            (self.connection, outcome) = (Some(connection), written);
+        }
+        Ok(self.feed.made(count, outcome))
+    }
+
+    /// Looks whether files have what was acknowledged, after the daemon was told to write them,
+    /// where it allows that. Those that do not exist any more it is told to forget: it would go on
+    /// acknowledging their updates.
+    fn look(&mut self, samples: Vec<Sample>) -> Result<u64, SinkError> {
+        // Files are made by `write` alone: any step will do.
+        let Some(first) = samples.first() else { return Ok(0) };
+        let from_secs = first.to_secs - STEP_SECS;
+        let span = Span { from_secs, to_secs: first.to_secs, after_hole: false };
+        let mut connection = self.connect(&span)?;
+        let files: Vec<File> = samples.iter().map(|sample| sample.file).collect();
+        let asked = self.command(&mut connection, "FLUSH", &files)?;
+        let (lost, missing) = self.feed.look(samples, asked);
+        if !missing.is_empty() {
+            self.command(&mut connection, "FORGET", &missing)?;
+        }
+        self.connection = Some(connection);
+        Ok(lost)
+    }
+
+    /// Gives a command for each of the files. False: it is not allowed on this socket.
+    fn command(
+        &self,
+        connection: &mut Connection,
+        command: &str,
+        files: &[File],
+    ) -> Result<bool, SinkError> {
+        let mut allowed = true;
+        for chunk in files.chunks(CHUNK_LINES) {
+            let mut lines = Vec::with_capacity(chunk.len() * 256);
+            for file in chunk {
+                lines.extend_from_slice(command.as_bytes());
+                lines.push(b' ');
+                lines.extend_from_slice(&self.prefix);
+                file.write_path(&mut lines);
+                lines.push(b'\n');
+            }
+            connection.exchange(&lines, chunk.len(), |_, error| {
+                // Any other error is of the file: the daemon does not know it, or it is gone.
+                allowed &= error.as_deref() != Some(PERMISSION_DENIED);
+            })?;
+            if !allowed {
+                break;
+            }
+        }
+        Ok(allowed)
+    }
+
+    fn zero_for(&mut self, connection: &Connection, span: &Span) -> Option<PathBuf> {
+        match connection.maker {
+            Maker::Ourselves => None,
+            Maker::Daemon => self.write_zero(span).ok(),
+        }
     }
 
     /// The connection, a new one if need be.
@@ -528,7 +594,29 @@ enum Command {
     Update(usize),
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(
+        connection: Connection,
+        prefix: &'a [u8],
+        tree: &'a Tree,
+        zero: Option<PathBuf>,
+        span: Span,
+        outcome: Outcome,
+    ) -> Writer<'a> {
+        let lines = Vec::with_capacity(CHUNK_LINES * 256);
+        Writer { connection, prefix, tree, zero, span, outcome, again: Vec::new(), lines }
+    }
+
+    /// Sends the updates of files that were locked once more.
+    fn write_again(&mut self) -> Result<(), SinkError> {
+        let mut again = std::mem::take(&mut self.again).into_iter().peekable();
+        while again.peek().is_some() {
+            let second = |update| Attempt { second: true, ..Attempt::new(update) };
+            self.write(&mut again.by_ref().take(CHUNK_LINES).map(second).collect())?;
+        }
+        Ok(())
+    }
+
     /// Sends a chunk until every update of it is accounted for; leaves it empty.
     fn write(&mut self, chunk: &mut Vec<Attempt>) -> Result<(), SinkError> {
         // Missing, made, its lead there already: three rounds, and one to spare.

@@ -22,6 +22,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(200);
 /// Longest wait between two attempts.
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// How often the sink does what is not urgent while no interval waits.
+const TEND_EVERY: Duration = Duration::from_millis(100);
+
 /// How long a daemon that was told to stop goes on trying.
 pub const LAST_ATTEMPTS: Duration = Duration::from_secs(10);
 
@@ -37,7 +40,12 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
     let mut closed_since: Option<Instant> = None;
     // Connected anew since the last interval that was written.
     let mut renewed = false;
-    while let Some(Front { interval, again }) = backlog.front() {
+    loop {
+        let mut wait = TEND_EVERY;
+        while !backlog.wait_work(wait) {
+            wait = if tend(sink, state, false).is_ok() { TEND_EVERY } else { RETRY_MAX };
+        }
+        let Some(Front { interval, again }) = backlog.front() else { break };
         let started = Instant::now();
         state.writer.turn();
         let written = sink.write(&interval).and_then(|receipt| whole(sink, receipt));
@@ -47,12 +55,15 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
                 backlog.done();
                 renewed = false;
                 let millis = started.elapsed().as_millis();
+                say_refusals(&receipt);
                 if again {
                     repaired(state, &receipt, &interval, sink);
                 } else {
                     note(state, &receipt, u64::try_from(millis).unwrap_or(u64::MAX));
                     state.write().last_to_secs = interval.to_secs;
                 }
+                // While intervals queue, too, new files get their turn. An error comes again.
+                let _ = tend(sink, state, false);
                 state.set_findings(FINDINGS, sink.findings());
                 if let Some(since) = failing_since.take() {
                     tracing::info!(
@@ -61,12 +72,13 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
                         since.elapsed().as_secs()
                     );
                 }
-                for refusal in &receipt.refusals {
-                    tracing::warn!("{}: not updated: {}", refusal.file, refusal.reason);
-                }
-                let named = receipt.refusals.len() as u64;
-                if receipt.refused > named {
-                    tracing::warn!("{} more files were not updated", receipt.refused - named);
+                if receipt.dropped_before_creation > 0 {
+                    tracing::error!(
+                        "{} updates are lost: {} files wait to be made, and no more can; raise \
+                         sflow_create_per_sec",
+                        receipt.dropped_before_creation,
+                        sink.waiting()
+                    );
                 }
                 retry = RETRY_FIRST;
                 said = None;
@@ -94,6 +106,7 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
             }
         }
     }
+    make_the_rest(sink, state);
 }
 
 /// An error if no file took its update, and some refused.
@@ -112,6 +125,7 @@ fn repaired(state: &State, receipt: &Receipt, interval: &Interval, sink: &dyn Si
     let mut write = state.write();
     write.created += receipt.created;
     write.repaired += receipt.accepted;
+    write.dropped_before_creation += receipt.dropped_before_creation;
     drop(write);
     if receipt.accepted > 0 {
         tracing::warn!(
@@ -123,14 +137,62 @@ fn repaired(state: &State, receipt: &Receipt, interval: &Interval, sink: &dyn Si
     }
 }
 
-fn note(state: &State, receipt: &Receipt, millis: u64) {
+/// The daemon ends: makes the files that still wait, as far as [`LAST_ATTEMPTS`] goes.
+fn make_the_rest(sink: &mut dyn Sink, state: &State) {
+    let started = Instant::now();
+    while sink.waiting() > 0 && started.elapsed() < LAST_ATTEMPTS {
+        if tend(sink, state, true).is_err() {
+            std::thread::park_timeout(RETRY_FIRST);
+        }
+    }
+    let files = sink.waiting();
+    if files > 0 {
+        let lost = sink.give_up();
+        let mut write = state.write();
+        write.dropped_before_creation += lost;
+        write.files_waiting = 0;
+        tracing::error!("gave up {files} files that waited to be made, and {lost} updates of them");
+    }
+}
+
+/// Lets the sink do a part of what is not urgent.
+fn tend(sink: &mut dyn Sink, state: &State, last: bool) -> Result<(), SinkError> {
+    state.writer.turn();
+    let tended = sink.tend(last);
+    state.writer.turn();
+    let receipt = tended?;
+    add(state, &receipt);
+    state.write().files_waiting = sink.waiting();
+    say_refusals(&receipt);
+    Ok(())
+}
+
+fn say_refusals(receipt: &Receipt) {
+    for refusal in &receipt.refusals {
+        tracing::warn!("{}: not updated: {}", refusal.file, refusal.reason);
+    }
+    let named = receipt.refusals.len() as u64;
+    if receipt.refused > named {
+        tracing::warn!("{} more files were not updated", receipt.refused - named);
+    }
+}
+
+/// Adds to the totals.
+fn add(state: &State, receipt: &Receipt) {
     let mut write = state.write();
-    write.intervals += 1;
     write.updates += receipt.updates;
     write.created += receipt.created;
     write.already_there += receipt.already_there;
     write.ahead += receipt.ahead;
     write.refused += receipt.refused;
     write.left_alone += receipt.left_alone;
+    write.dropped_before_creation += receipt.dropped_before_creation;
+    write.lost_after_ack += receipt.lost_after_ack;
+}
+
+fn note(state: &State, receipt: &Receipt, millis: u64) {
+    add(state, receipt);
+    let mut write = state.write();
+    write.intervals += 1;
     write.last_millis = millis;
 }
