@@ -14,6 +14,7 @@ use foldhash::fast::FixedState;
 
 use self::backlog::Backlog;
 use self::format::Saved;
+use self::live::{Collector, Live};
 use crate::count::{Ledger, Traffic};
 use crate::ixp::{VlanTag, VliId};
 use crate::resolve::{Lan, MacTable};
@@ -22,6 +23,7 @@ use crate::worker::{Epoch, Handover};
 
 pub mod backlog;
 pub mod format;
+pub mod live;
 pub mod spool;
 
 /// What the fabric carried between two moments: the unit of work of a sink.
@@ -147,6 +149,7 @@ pub struct Flusher {
     awaited_epoch: u64,
     /// The epoch whose ledgers are to be saved.
     save_epoch: Option<u64>,
+    collector: Collector,
 }
 
 impl Flusher {
@@ -167,6 +170,7 @@ impl Flusher {
             lans: epoch.plan().table.lans().clone(),
         };
         Flusher {
+            collector: Collector::new(spares.len()),
             open,
             epoch,
             handovers,
@@ -178,6 +182,11 @@ impl Flusher {
             awaited_epoch: 0,
             save_epoch: None,
         }
+    }
+
+    /// What the fabric carries at the moment, for those who look.
+    pub fn live(&self) -> Arc<Live> {
+        self.collector.live().clone()
     }
 
     /// Runs until all workers have ended, flushes the rest, and closes the backlog.
@@ -212,6 +221,9 @@ impl Flusher {
     fn take(&mut self, handover: Handover) {
         let Handover { worker, epoch, from_millis, to_millis, mut ledger, plan, set_back, last } =
             handover;
+        let counted = (!set_back && plan.table.cell_count() > 0).then_some(&ledger);
+        let millis = (from_millis, to_millis);
+        self.collector.take(worker, (!last).then_some(epoch), millis, counted, &plan.table);
         if set_back {
             self.backlog.give_up_set_back(&ledger);
         } else if plan.table.cell_count() > 0 {

@@ -11,6 +11,7 @@ use crossbeam_channel::bounded;
 
 use crate::flush::Flusher;
 use crate::flush::backlog::{Backlog, Keep, WhenFull};
+use crate::flush::live::Live;
 use crate::receive::Source;
 use crate::resolve::Plan;
 use crate::sink::{Sink, writer};
@@ -39,6 +40,7 @@ pub struct Setup {
 /// The path at work.
 pub struct Pipeline {
     epoch: Arc<Epoch>,
+    live: Arc<Live>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     flusher: JoinHandle<()>,
     writer: JoinHandle<()>,
@@ -96,6 +98,7 @@ impl Pipeline {
         }
         drop(out);
         let flusher = Flusher::new(step_secs, epoch.clone(), handovers, spares, backlog.clone());
+        let live = flusher.live();
         let pulses = state.clone();
         let flusher = spawn("flush".into(), move || flusher.run(&pulses.flusher))?;
         let keeper = {
@@ -107,12 +110,17 @@ impl Pipeline {
             spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?
         };
         let state = state.clone();
-        Ok(Pipeline { epoch, workers, flusher, writer, keeper, backlog, state })
+        Ok(Pipeline { epoch, live, workers, flusher, writer, keeper, backlog, state })
     }
 
     /// The epoch, for new plans, flushes on request and the end.
     pub fn epoch(&self) -> &Arc<Epoch> {
         &self.epoch
+    }
+
+    /// What the fabric carries at the moment, for those who look.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
     }
 
     /// Waits until the sources are exhausted or told to stop, and everything is written.

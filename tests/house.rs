@@ -30,7 +30,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "control",
         &[
             "agent", "clock", "count", "finding", "flush", "ixp", "loss", "receive", "resolve",
-            "sink", "state",
+            "sink", "state", "worker",
         ],
     ),
     ("simulate", &["clock", "count", "flush", "ixp", "loss", "receive"]),

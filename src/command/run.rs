@@ -206,8 +206,19 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
     }
 
     let http_addresses = http.addresses();
-    let web = web::Settings { token: config.http_token.clone() };
-    let _web = Web::start(http, web, state.clone(), clock.clone()).map_err(RunError::Start)?;
+    let settings = web::Settings {
+        token: config.http_token.clone(),
+        metrics_pairs: config.metrics_pairs,
+        rrd_dir: config.rrd_dir.clone(),
+        rrdcached: goes_through_rrdcached(&config).then(|| config.rrdcached_socket.clone()),
+    };
+    let shown = web::Sources {
+        state: state.clone(),
+        epoch: pipeline.epoch().clone(),
+        live: pipeline.live().clone(),
+        clock: clock.clone(),
+    };
+    let _web = Web::start(http, settings, shown).map_err(RunError::Start)?;
     for address in http_addresses {
         tracing::info!("live page, metrics and files: http://{address}/");
         if !address.ip().is_loopback() && config.http_token.is_none() {
