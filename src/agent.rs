@@ -439,7 +439,6 @@ pub struct AgentState {
     /// What its sampling is judged by, beside its ports.
     pub evidence: quality::Evidence,
     foreign_logged_millis: Option<u64>,
-    egress_logged: bool,
     /// Another agent has its place; who still holds it asks for a place again.
     retired: bool,
 }
@@ -653,7 +652,6 @@ impl Agents {
                 last_seen_millis: stamp_millis,
                 evidence: quality::Evidence::default(),
                 foreign_logged_millis: None,
-                egress_logged: false,
                 retired: false,
             };
             Arc::new(Agent { key, state: Mutex::new(state) })
@@ -977,19 +975,6 @@ impl Notes {
                         "agent {address}: datagrams come from {from} and from {first} ({count} so \
                          far are not from {first}): two senders behind one agent address, or a \
                          forged one"
-                    )
-                });
-            }
-        }
-        let [ingress, egress, _] = state.directions;
-        if !state.egress_logged && ingress == 0 && egress >= DIRECTION_EVIDENCE {
-            state.egress_logged = true;
-            let counted = self.policy.direction != Direction::Ingress;
-            if !counted {
-                agents.log(stamp, || {
-                    format!(
-                        "agent {address} samples egress alone, which is not counted: let it \
-                         sample ingress, or set direction = egress in <sflow_agent {address}>"
                     )
                 });
             }
