@@ -130,6 +130,40 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
     daemon.stop();
 }
 
+/// Names of metrics in a text.
+fn names_in(text: &str) -> Vec<&str> {
+    let word = |c: char| c.is_ascii_lowercase() || c == '_';
+    let parts = text.split(|c| !word(c));
+    let names = parts.filter(|part| part.starts_with("ixflow_") && part.len() > 7);
+    names.collect()
+}
+
+#[test]
+fn dashboard_and_alerts_name_metrics_that_exist() {
+    let dashboard = include_str!("../contrib/grafana/ixflow.json");
+    let parsed: Value = serde_json::from_str(dashboard).unwrap();
+    assert!(parsed["panels"].as_array().unwrap().len() > 5);
+    let rules = include_str!("../contrib/prometheus/ixflow.rules.yml");
+    let rules_alone: String = rules.lines().filter(|line| line.contains("expr:")).collect();
+    for text in [dashboard, &rules_alone] {
+        let names = names_in(text);
+        assert!(names.len() > 10);
+        for name in names {
+            assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
+        }
+    }
+    if has_promtool() {
+        for arguments in
+            [["check", "rules", "ixflow.rules.yml"], ["test", "rules", "ixflow.test.yml"]]
+        {
+            let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/prometheus");
+            let mut command = Command::new("promtool");
+            let output = command.args(arguments).current_dir(directory).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+}
+
 #[test]
 fn every_metric_is_in_the_document() {
     let text = include_str!("../docs/operations.md");
