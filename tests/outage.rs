@@ -1,10 +1,19 @@
 //! What goes away comes back: rrdcached, the disk, the files, the time. In each case ingest goes
 //! on, and in the end the files hold what was said, or a counter says what they lack.
 
-use ixflow::simulate::Fabric;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
 
-use crate::support::exchange::{Bench, FABRIC, Pairs, Row, Voice, assert_rows, expected, start};
-use crate::support::path::{Running, START_SECS};
+use ixflow::simulate::Fabric;
+use ixflow::sink::direct::{self, Direct};
+use ixflow::sink::{Create, Sink, Tree};
+
+use crate::support::exchange::{
+    Bench, FABRIC, Pairs, Row, Voice, assert_rows, expected, start, start_keeping,
+};
+use crate::support::path::{Running, START_SECS, wait_for};
 use crate::support::rrdcached::{self as daemon, OPEN};
 
 /// Rates through decimals, and a row of several updates, round more than once.
@@ -131,10 +140,225 @@ fn a_clock_set_forward_leaves_a_hole_and_the_rates_right() {
         // Settling takes some seconds of the driven clock: how many, all files must agree on.
         let known_secs = implied_secs(&bench, &fabric, &before, START_SECS + 300);
         assert!((200.0..260.0).contains(&known_secs), "{known_secs}");
-        rows.push(Row { said: before, known_secs });
+        rows.push(Row::known(before, known_secs));
         rows.push(Row::unknown());
-        rows.push(Row { said: after, known_secs: 240.0 });
+        rows.push(Row::known(after, 240.0));
         assert_rows(&bench, &fabric, START_SECS, &rows, ULPS_MAX);
         assert_eq!(state.write().clock_set_back, Default::default());
+    }
+}
+
+/// How long an answer is waited for where that is not what is tested.
+const PATIENT: Duration = Duration::from_secs(60);
+
+/// Speaks whole steps that nobody takes.
+fn steps_in_vain(voice: &mut Voice, running: &mut Running, ends_secs: &[u64]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (waiting, &end_secs) in (1..).zip(ends_secs) {
+        rows.push(Row::whole(voice.speak(running, end_secs)));
+        running.pass_boundary_waiting(end_secs, waiting);
+    }
+    rows
+}
+
+/// Ends the path, and holds the files against what was said.
+fn assert_nothing_lost(running: Running, voice: Voice, bench: &Bench, rows: &[Row]) {
+    let totals = running.state.agents.totals();
+    let (state, result) = running.stop();
+    result.unwrap();
+    let write = state.write().clone();
+    assert_eq!((write.refused, write.intervals_dropped), (0, 0), "{}: {write:?}", bench.name);
+    assert_eq!(totals.flow_samples, voice.generator.finish().flow_samples, "{}", bench.name);
+    assert_rows(bench, &fabric(), START_SECS, rows, ULPS_MAX);
+}
+
+const ENDS: [u64; 3] = [START_SECS + 300, START_SECS + 600, START_SECS + 900];
+
+/// Would break if boundaries were given up, or written with the time at which it came.
+#[test]
+fn rrdcached_is_not_there_at_the_start() {
+    if !daemon::is_installed() {
+        return;
+    }
+    let mut bench = Bench::new("rrdcached, late", None);
+    // Nobody's file in the place of the socket is no better than nothing.
+    fs::write(bench.socket(), "no socket").unwrap();
+    let fabric = fabric();
+    let mut voice = Voice::new(&fabric);
+    let sink = bench.sink_to_be(PATIENT);
+    let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+    let mut rows = steps_in_vain(&mut voice, &mut running, &ENDS);
+    assert!(running.state.write().spool_bytes > 0);
+    fs::remove_file(bench.socket()).unwrap();
+    bench.start_daemon(OPEN);
+    running.catch_up(START_SECS + 900);
+    rows.push(whole_step(&mut voice, &mut running, START_SECS + 1_200));
+    assert!(running.state.write().failures > 0);
+    assert_nothing_lost(running, voice, &bench, &rows);
+}
+
+/// Would break if what a killed daemon had acknowledged were believed to be in the files.
+#[test]
+fn rrdcached_is_killed_in_the_middle_of_a_flush() {
+    if !daemon::is_installed() {
+        return;
+    }
+    let journal = tempfile::tempdir().unwrap();
+    let with_journal = ["-j", journal.path().to_str().unwrap()];
+    // With a journal the end of it is lost, without one everything.
+    for (name, options) in [("journal", &with_journal[..]), ("no journal", OPEN)] {
+        let mut bench = Bench::new(name, Some(options));
+        let fabric = fabric();
+        let mut voice = Voice::new(&fabric);
+        let sink = bench.sink_to_be(PATIENT);
+        let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+        let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+        for kill in [1, 2] {
+            let end_secs = ENDS[0] + 300 * kill;
+            // It takes the flush and answers nothing.
+            bench.daemon.as_ref().unwrap().signal("STOP");
+            rows.push(Row::whole(voice.speak(&mut running, end_secs)));
+            running.pass_boundary_waiting(end_secs, 1);
+            bench.kill_daemon();
+            bench.start_daemon(options);
+            running.catch_up(end_secs);
+        }
+        rows.push(whole_step(&mut voice, &mut running, ENDS[0] + 900));
+        assert!(running.state.write().repaired > 0, "{name}: nothing was lost");
+        assert_nothing_lost(running, voice, &bench, &rows);
+    }
+}
+
+/// Would break if a daemon that replays its journal were given up, or if a flush that takes longer
+/// than its interval held ingest up. Scaled down: an answer is waited for 600 s by default.
+#[test]
+fn rrdcached_answers_late_or_too_late() {
+    if !daemon::is_installed() {
+        return;
+    }
+    for (name, timeout) in [("late", PATIENT), ("too late", Duration::from_millis(300))] {
+        let bench = Bench::new(name, Some(OPEN));
+        let fabric = fabric();
+        let mut voice = Voice::new(&fabric);
+        let sink = bench.sink_to_be(timeout);
+        let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+        let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+        bench.daemon.as_ref().unwrap().signal("STOP");
+        rows.extend(steps_in_vain(&mut voice, &mut running, &ENDS[1..]));
+        if timeout != PATIENT {
+            wait_for("an answer that is too late", || {
+                (running.state.write().failures > 0).then_some(())
+            });
+        }
+        bench.daemon.as_ref().unwrap().signal("CONT");
+        running.catch_up(ENDS[2]);
+        assert_eq!(running.state.write().failures > 0, timeout != PATIENT, "{name}");
+        assert_nothing_lost(running, voice, &bench, &rows);
+    }
+}
+
+/// Would break if a refusal of everything were taken for refusals of files.
+#[test]
+fn rrdcached_allows_no_updates() {
+    if !daemon::is_installed() {
+        return;
+    }
+    let mut bench = Bench::new("no UPDATE", Some(&["-P", "FLUSH"]));
+    let fabric = fabric();
+    let mut voice = Voice::new(&fabric);
+    let sink = bench.sink_to_be(PATIENT);
+    let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+    let rows = steps_in_vain(&mut voice, &mut running, &ENDS);
+    bench.kill_daemon();
+    bench.start_daemon(OPEN);
+    running.catch_up(ENDS[2]);
+    assert_nothing_lost(running, voice, &bench, &rows);
+}
+
+/// A file system of its own, if that is allowed here.
+struct Mounted<'a>(&'a Path);
+
+impl Mounted<'_> {
+    fn new<'a>(path: &'a Path, options: &str) -> Option<Mounted<'a>> {
+        let mut mount = Command::new("mount");
+        let mount = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).output();
+        if mount.is_ok_and(|output| output.status.success()) {
+            return Some(Mounted(path));
+        }
+        eprintln!("skipped: a tmpfs cannot be mounted here (run as root, with CAP_SYS_ADMIN)");
+        None
+    }
+
+    fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let status = Command::new("mount").args(["-o", &options]).arg(self.0).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // The directory goes with the test; a mount that stays would stay for good.
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+fn direct(bench: &Bench) -> Box<dyn Sink> {
+    let tree = Tree::open(&bench.root()).unwrap();
+    Box::new(Direct::new(tree, Create::OnTraffic, direct::default_threads()).unwrap())
+}
+
+/// Would break if the refusal of every file cost every file an update.
+#[test]
+fn the_tree_is_read_only_for_a_while() {
+    let bench = Bench::new("read-only", None);
+    let root = bench.root();
+    let Some(mounted) = Mounted::new(&root, "size=256m") else { return };
+    let fabric = fabric();
+    let mut voice = Voice::new(&fabric);
+    let mut running = start_keeping(&fabric, &bench, direct(&bench), START_SECS * 1_000);
+    let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+    mounted.remount("ro");
+    rows.extend(steps_in_vain(&mut voice, &mut running, &ENDS[1..]));
+    mounted.remount("rw");
+    running.catch_up(ENDS[2]);
+    assert_nothing_lost(running, voice, &bench, &rows);
+}
+
+/// Would break if one file's fault cost others their updates, or were not counted.
+#[test]
+fn one_file_is_damaged_and_the_others_are_fed() {
+    let fabric = fabric();
+    for bench in benches() {
+        let mut voice = Voice::new(&fabric);
+        let mut running = start_keeping(&fabric, &bench, bench.sink(), START_SECS * 1_000);
+        let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+        let name = "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd";
+        let path = bench.root().join(name);
+        if let Some(daemon) = &bench.daemon {
+            daemon.flush(&path);
+            assert!(daemon.command(&format!("FORGET {}", path.display())).starts_with('0'));
+        }
+        let whole = fs::read(&path).unwrap();
+        fs::write(&path, "no RRD").unwrap();
+        rows.push(whole_step(&mut voice, &mut running, ENDS[1]));
+        assert_eq!(running.state.write().refused, 1, "{}", bench.name);
+        fs::write(&path, whole).unwrap();
+        rows.push(whole_step(&mut voice, &mut running, ENDS[2]));
+        let (state, result) = running.stop();
+        result.unwrap();
+        assert_eq!(state.write().refused, 1, "{}", bench.name);
+        // The one row of the one file is unknown: it says so.
+        let files = expected(&fabric, &rows[2].said);
+        let (file, [total, _]) = files[name];
+        let found = bench.rows(file, START_SECS, ENDS[2]);
+        assert!(found[1][0].is_nan(), "{}: {found:?}", bench.name);
+        assert!((found[2][0] * 300.0 - total as f64).abs() < 0.5, "{}: {found:?}", bench.name);
+        fs::remove_file(&path).unwrap();
+        for row in &mut rows {
+            // It is looked at above; the others hold everything.
+            row.without.push(name);
+        }
+        assert_rows(&bench, &fabric, START_SECS, &rows, ULPS_MAX);
     }
 }

@@ -157,6 +157,21 @@ impl Running {
         });
     }
 
+    /// Moves the time to a boundary that the sink cannot take, and waits until so many wait.
+    pub(crate) fn pass_boundary_waiting(&mut self, at_secs: u64, waiting: usize) {
+        self.settle();
+        self.clock.set_millis(at_secs * 1_000);
+        wait_for("the interval to wait", || (self.state.write().backlog >= waiting).then_some(()));
+    }
+
+    /// Waits until what waits is written, up to `at_secs`.
+    pub(crate) fn catch_up(&mut self, at_secs: u64) {
+        wait_for("the intervals to be written", || {
+            let write = self.state.write();
+            (write.last_to_secs >= at_secs && write.backlog == 0).then_some(())
+        });
+    }
+
     /// Moves the time within a step.
     pub(crate) fn set_millis(&mut self, millis: u64) {
         assert!(millis >= self.clock.now_millis());

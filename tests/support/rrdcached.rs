@@ -114,6 +114,13 @@ impl Rrdcached {
         assert!(answer.starts_with('0'), "{answer}");
     }
 
+    /// Sends a signal by its name, to the daemon's own id.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Stops the daemon, which writes all it has, and waits for its end.
     pub(crate) fn stop(mut self) {
         // SIGTERM, by its own id: Child::kill would not let it write.
