@@ -7,6 +7,7 @@
 //! workers can be apart ([`Agents::heard_in_parts`]), the sums are exact all the same.
 
 pub mod quality;
+pub mod scaling;
 pub mod sequence;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,7 +23,7 @@ use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW, WINDOW_SPREAD};
 use crate::decode::{CountersSample, DataSource, DatagramHeader, FlowSample};
 use crate::finding::{Finding, Level};
 use crate::loss::{Loss, Losses};
-use crate::resolve::{AgentPolicy, CorePorts, Direction, Policy};
+use crate::resolve::{AgentPolicy, CorePorts, Direction, Policy, ScalingBy};
 use crate::table::{NO_KEY, Place, Table};
 
 /// Default of the number of agents that are told apart.
@@ -159,6 +160,8 @@ pub struct SourceState {
     /// Folds in which the pool did not grow by exactly the sampling rate for each sample number:
     /// evidence that it is counted, and not made up from the numbers.
     pub pool_varied: u64,
+    /// What its samples stand for by its pool.
+    pub scaling: scaling::Scaling,
     /// Its port, if the agent sends counters of it.
     pub port: Option<Box<quality::Port>>,
     drops: Option<u32>,
@@ -205,6 +208,10 @@ struct SourceNews {
     implausible_rates: u32,
     /// From the shared state.
     median_rate: u32,
+    /// The same: what rates are multiplied with, in fixed point.
+    factor: u32,
+    /// What rounding left.
+    carry: u32,
 }
 
 /// Differences of cumulative or sequence fields above this are a restart, not an advance.
@@ -231,6 +238,8 @@ impl SourceNews {
         rate_changes: 0,
         implausible_rates: 0,
         median_rate: 0,
+        factor: scaling::ONE,
+        carry: 0,
     };
 
     /// Nothing yet, of a source with this rate and this median.
@@ -800,6 +809,8 @@ pub struct Notes {
     directions: [u64; 3],
     /// Samples of this direction are no part of what is counted.
     other_side: usize,
+    /// Whether rates are corrected by the pool.
+    scaled: bool,
     pending: Vec<Mark>,
     readings: Vec<quality::Reading>,
     sources: Table<SourcePlace>,
@@ -812,17 +823,20 @@ pub struct Notes {
 impl Notes {
     /// Notes a flow sample, and says where it was taken (an index of
     /// [`AgentState::directions`]) and what it stands for: its sampling rate, or the one that
-    /// the configuration has for the agent.
+    /// the configuration has for the agent, perhaps corrected by the pool ([`scaling`]).
     #[inline]
     pub fn flow_sample(&mut self, sample: &FlowSample<'_>) -> (usize, u32) {
         self.totals.flow_samples += 1;
         let direction = direction(sample);
         self.directions[direction] += 1;
-        let rate = self.policy.sampling_rate.unwrap_or(sample.sampling_rate);
+        let mut rate = self.policy.sampling_rate.unwrap_or(sample.sampling_rate);
         if self.agent.is_some() {
             // There is no class of that number: such a source is taken for its neighbour.
             let source = sample.data_source.as_u64().min(NO_KEY - 1);
             let news = &mut self.sources.entry(source).news;
+            if self.scaled {
+                rate = scaling::apply(rate, news.factor, &mut news.carry);
+            }
             if direction != self.other_side {
                 let rate = u64::from(rate);
                 let bytes = u64::from(sample.frame_length_bytes().unwrap_or(0)) * rate;
@@ -865,6 +879,12 @@ impl Notes {
     fn set_policy(&mut self, policy: AgentPolicy) {
         self.policy = policy;
         self.other_side = other_side(&self.policy);
+        self.scaled = self.policy.scaling == Some(ScalingBy::Pool);
+        if !self.scaled {
+            for place in self.sources.iter_mut() {
+                (place.news.factor, place.news.carry) = (scaling::ONE, 0);
+            }
+        }
     }
 
     fn fold(&mut self, agents: &Agents) {
@@ -930,7 +950,19 @@ impl Notes {
                 let shared = state.sources.entry(source).or_default();
                 let before = (shared.rate_changes, shared.implausible_rates);
                 let old_rate = shared.sampling_rate;
+                let pool = (shared.pool_packets, shared.pool_samples);
                 shared.fold(news, stamp, agents.sequence_window);
+                if self.scaled {
+                    let rate = self.policy.sampling_rate.unwrap_or(news.sampling_rate);
+                    news.factor = shared.scaling.fold(&scaling::Growth {
+                        packets: shared.pool_packets - pool.0,
+                        samples: shared.pool_samples - pool.1,
+                        rate,
+                        factor: news.factor,
+                        varied: shared.pool_varied,
+                        stamp_millis: stamp,
+                    });
+                }
                 if shared.rate_changes > before.0 && is_due(shared.change_logged_millis, stamp) {
                     shared.change_logged_millis = Some(stamp);
                     let (rate, times) = (shared.sampling_rate, shared.rate_changes);
@@ -958,7 +990,8 @@ impl Notes {
                 }
                 news.median_rate = shared.median_rate;
             }
-            *news = SourceNews::after(news.sampling_rate, news.median_rate);
+            let SourceNews { sampling_rate, median_rate, factor, carry, .. } = *news;
+            *news = SourceNews { factor, carry, ..SourceNews::after(sampling_rate, median_rate) };
         }
         if self.sources.len() > agents.sources_max {
             self.sources = Table::default();
@@ -995,6 +1028,7 @@ impl Notes {
         }
         let (samples, stamp) = (self.totals.flow_samples, self.stamp_millis);
         let evidence = &mut state.evidence;
+        evidence.is_scaled = self.scaled;
         evidence.take(stamp, samples, packets);
         if samples > 0 {
             evidence.last_flow_millis = stamp;
@@ -1212,6 +1246,7 @@ impl Notes {
             agent,
             core_ports: Arc::default(),
             other_side: other_side(&policy),
+            scaled: policy.scaling == Some(ScalingBy::Pool),
             policy,
             totals: Totals::default(),
             directions: [0; 3],

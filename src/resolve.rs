@@ -719,6 +719,44 @@ pub enum CorePorts {
     List(Arc<[u32]>),
 }
 
+/// What a sample stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum ScalingBy {
+    /// Its sampling rate (the default).
+    #[default]
+    Rate,
+    /// The growth of the data source's sample pool over the samples received, where the pool
+    /// proves itself.
+    Pool,
+}
+
+/// The text is no scaling.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("expected rate or pool")]
+pub struct ScalingError;
+
+impl FromStr for ScalingBy {
+    type Err = ScalingError;
+
+    fn from_str(text: &str) -> Result<ScalingBy, ScalingError> {
+        match text {
+            "rate" => Ok(ScalingBy::Rate),
+            "pool" => Ok(ScalingBy::Pool),
+            _ => Err(ScalingError),
+        }
+    }
+}
+
+impl ScalingBy {
+    /// The name in the settings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            ScalingBy::Rate => "rate",
+            ScalingBy::Pool => "pool",
+        }
+    }
+}
+
 /// What the configuration says of one agent.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct AgentPolicy {
@@ -726,6 +764,8 @@ pub struct AgentPolicy {
     pub direction: Direction,
     /// Used in place of the samples' own rate.
     pub sampling_rate: Option<u32>,
+    /// What the rate is corrected by; none: as for all agents.
+    pub scaling: Option<ScalingBy>,
     /// VLANs that have another number at the agent's ports; one for each port and VLAN.
     pub vlan_aliases: Vec<VlanAlias>,
     /// The VLAN of frames that name none.

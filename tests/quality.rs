@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex};
 
 use ixflow::agent::Agents;
 use ixflow::agent::quality::{AgentQuality, Cause, findings};
+use ixflow::count::relative_error_percent;
 use ixflow::finding::Finding;
 use ixflow::flush::Interval;
 use ixflow::flush::backlog::WhenFull;
 use ixflow::ixp::VliId;
 use ixflow::pipeline::{Pipeline, Setup};
 use ixflow::receive::{Batch, Received, Source};
-use ixflow::resolve::{Direction, MacTable, Plan, Policy};
+use ixflow::resolve::{Direction, MacTable, Plan, Policy, ScalingBy};
 use ixflow::simulate::{Fabric, SimulatedSource, Truth};
 use ixflow::sink::{Receipt, Sink, SinkError};
 use ixflow::state::State;
@@ -229,4 +230,60 @@ fn a_switch_with_counters_alone_is_told() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0].subject, "192.0.2.2");
     assert!(findings[0].what.starts_with("no flow sample so far"), "{}", findings[0]);
+}
+
+fn by_pool() -> Policy {
+    let mut policy = Policy::default();
+    policy.other_agents.scaling = Some(ScalingBy::Pool);
+    policy
+}
+
+/// Every pair is what was said, within twice the error that is stated for so many samples, and
+/// all of them together to half a percent.
+fn assert_repaired(heard: &Heard) {
+    assert!((0.995..1.005).contains(&heard.share()), "{}", heard.share());
+    for pair in heard.truth.pairs() {
+        let said: u64 = pair.traffic.bytes.iter().sum();
+        let samples: u32 = pair.traffic.samples.iter().sum();
+        let counted = heard.matrix[&(pair.source, pair.destination)];
+        let error = 2.0 * relative_error_percent(samples.into());
+        let off = (counted as f64 / said as f64 - 1.0).abs() * 100.0;
+        assert!(off < error, "{pair:?}: {counted}, {off} % off, where {error} % are stated");
+    }
+}
+
+#[test]
+fn what_is_lost_on_the_way_is_repaired_by_the_pool() {
+    let without = hear(&fabric(""), 400, 700, 30, Policy::default());
+    assert!((0.69..0.71).contains(&without.share()), "{}", without.share());
+    let heard = hear(&fabric(""), 400, 700, 30, by_pool());
+    assert_repaired(&heard);
+    assert_eq!(heard.findings("sampling_quality"), []);
+    assert_eq!(heard.findings("sample_pool"), []);
+    // Where nothing is lost, nothing is repaired.
+    assert_repaired(&hear(&fabric(""), 400, 700, 0, by_pool()));
+}
+
+#[test]
+fn what_a_switch_drops_is_repaired_by_the_pool() {
+    let throttled = fabric("samples_per_second_max = 100");
+    let without = hear(&throttled, 400, 1_000, 0, Policy::default());
+    assert!(without.share() < 0.8, "{}", without.share());
+    let remedy = &without.findings("sampling_quality")[0].remedy;
+    assert!(remedy.contains("or sflow_scaling = pool, which would make it "), "{remedy}");
+    let heard = hear(&throttled, 400, 1_000, 0, by_pool());
+    assert_repaired(&heard);
+    assert_eq!(heard.findings("sampling_quality"), []);
+}
+
+#[test]
+fn a_pool_that_is_made_up_is_told_and_not_used() {
+    let heard = hear(&fabric("synthetic_pool = true"), 400, 700, 30, by_pool());
+    let findings = heard.findings("sample_pool");
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0].subject, "192.0.2.2");
+    assert!(findings[0].what.contains("of 4 of 4 data sources"), "{}", findings[0]);
+    let [first, second] = &heard.qualities()[..] else { panic!("two agents") };
+    assert!((0.98..1.02).contains(&first.ratio.unwrap()), "{first:?}");
+    assert!((0.65..0.75).contains(&second.ratio.unwrap()), "{second:?}");
 }

@@ -20,6 +20,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::scaling::Trust;
 use super::{Agent, Agents, SourceState};
 use crate::count::relative_error_percent;
 use crate::decode::{DataSource, InterfaceCounters, PortCounters};
@@ -367,6 +368,8 @@ pub struct Evidence {
     pub last_flow_millis: u64,
     /// When its last counters sample came, in milliseconds since 1970; 0 if none did.
     pub last_counters_millis: u64,
+    /// Whether its rates are to be corrected by its sample pools.
+    pub(super) is_scaled: bool,
     stretches: Vec<Stretch>,
 }
 
@@ -580,7 +583,7 @@ impl Agent {
 
 /// The names of the findings of [`findings`].
 pub const FINDINGS: &[&str] =
-    &["sampling_quality", "unsampled_ports", "counters_only", "agent_silent"];
+    &["sampling_quality", "unsampled_ports", "counters_only", "agent_silent", "sample_pool"];
 
 /// What looks wrong with the sampling of agents, in the order of the agents. `now_millis` is the
 /// time, in milliseconds since 1970, by the clock that stamps the datagrams.
@@ -610,6 +613,9 @@ pub fn findings(agents: &Agents, now_millis: u64) -> Vec<Finding> {
         let quality = agent.quality();
         findings.extend(quality_finding(&agent, &quality));
         findings.extend(unsampled_finding(&agent, &quality));
+        if evidence.is_scaled {
+            findings.extend(pool_finding(&agent));
+        }
     }
     findings
 }
@@ -645,6 +651,34 @@ fn counters_only_finding(agent: &Agent, last_flow_millis: u64, now_millis: u64) 
         why: "what comes in at this switch is missing in the graphs".into(),
         remedy: "turn flow sampling on at its peering ports (sampling rate, ingress)".into(),
     }
+}
+
+/// An agent that is to be counted by its pools, and has some that cannot be believed.
+fn pool_finding(agent: &Agent) -> Option<Finding> {
+    let state = agent.state();
+    let of = |trust| state.sources.values().filter(|source| source.scaling.trust == trust).count();
+    let (made_up, implausible) = (of(Trust::MadeUp), of(Trust::Implausible));
+    if made_up + implausible == 0 {
+        return None;
+    }
+    let reason = if made_up >= implausible {
+        "it grows by the sampling rate with each sample, and counts nothing"
+    } else {
+        "it is far from the sampling rate"
+    };
+    Some(Finding {
+        level: Level::Warn,
+        name: "sample_pool",
+        subject: subject(agent),
+        what: format!(
+            "sflow_scaling = pool, but the sample_pool of {} of {} data sources cannot be \
+             believed: {reason}",
+            made_up + implausible,
+            state.sources.values().filter(|source| source.samples > 0).count()
+        ),
+        why: "they count by their sampling rate, so that what is lost stays lost".into(),
+        remedy: format!("set scaling = rate in <sflow_agent {}>", agent.key.address),
+    })
 }
 
 fn quality_finding(agent: &Agent, quality: &AgentQuality) -> Option<Finding> {

@@ -330,9 +330,14 @@ fn lock_state_dir(config: &Config) -> Result<Option<File>, RunError> {
 
 /// The policy of the configuration.
 pub(super) fn policy(config: &Config) -> Policy {
+    let scaling = Some(config.scaling);
+    let mut agents = config.agents.clone();
+    for agent in agents.values_mut() {
+        agent.scaling = agent.scaling.or(scaling);
+    }
     Policy {
-        agents: config.agents.clone(),
-        other_agents: AgentPolicy::default(),
+        agents,
+        other_agents: AgentPolicy { scaling, ..AgentPolicy::default() },
         sources_allowed: config.agents_allow.clone(),
     }
 }

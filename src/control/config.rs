@@ -23,7 +23,7 @@ use super::general::{self, Body, Entry, Place};
 use crate::agent::{DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
 use crate::ixp::{InfrastructureId, IpPrefix, VlanTag};
 use crate::receive::Spread;
-use crate::resolve::{AgentPolicy, CorePorts, VlanAlias};
+use crate::resolve::{AgentPolicy, CorePorts, ScalingBy, VlanAlias};
 use crate::sink::Create;
 use crate::sink::rrdcached::Address;
 
@@ -129,6 +129,8 @@ pub struct Config {
     pub receive_buffer_bytes: usize,
     /// `sflow_agents_allow`: source addresses whose datagrams are read; none: all.
     pub agents_allow: Vec<IpPrefix>,
+    /// `sflow_scaling`: what a sample stands for.
+    pub scaling: ScalingBy,
     /// `sflow_agents_max`: agents that are remembered.
     pub agents_max: usize,
     /// `sflow_data_sources_max`: data sources, of all agents, that are remembered.
@@ -179,6 +181,7 @@ impl Default for Config {
             spread: Spread::Agent,
             receive_buffer_bytes: DEFAULT_RECEIVE_BUFFER_BYTES,
             agents_allow: Vec::new(),
+            scaling: ScalingBy::default(),
             agents_max: DEFAULT_AGENTS_MAX,
             data_sources_max: DEFAULT_DATA_SOURCES_MAX,
             http_listen: vec![DEFAULT_HTTP_LISTEN],
@@ -611,6 +614,7 @@ pub const RELOADED: &[&str] = &[
     "sflow_infraid",
     "sflow_api_interval_secs",
     "sflow_agents_allow",
+    "sflow_scaling",
 ];
 
 /// The settings of `<ixp>` that ixflow reads, in the order of the documentation.
@@ -910,6 +914,17 @@ pub const KEYS: &[Key<Config>] = &[
         show: |config| Some(shown_list(&config.agents_allow)),
     },
     Key {
+        name: "sflow_scaling",
+        expected: "rate or pool",
+        default: "rate",
+        meaning: "What a sample stands for: its sampling rate (`rate`), or as many packets as its \
+                  data source's `sample_pool` has grown by (`pool`), which repairs what is dropped \
+                  and lost, where the pool proves itself.",
+        list: false,
+        set: |config, text| keep(&mut config.scaling, text.parse().ok()),
+        show: |config| Some(config.scaling.name().into()),
+    },
+    Key {
         name: "sflow_agents_max",
         expected: "a number, 1 to 1000000",
         default: "4096",
@@ -1032,6 +1047,15 @@ pub const AGENT_KEYS: &[Key<AgentPolicy>] = &[
         list: false,
         set: |policy, text| keep(&mut policy.sampling_rate, number(text, 1..=u32::MAX).map(Some)),
         show: |policy| policy.sampling_rate.map(|rate| i64::from(rate).into()),
+    },
+    Key {
+        name: "scaling",
+        expected: "rate or pool",
+        default: "",
+        meaning: "As `sflow_scaling`, which holds if absent.",
+        list: false,
+        set: |policy, text| keep(&mut policy.scaling, text.parse().ok().map(Some)),
+        show: |policy| policy.scaling.map(|scaling| scaling.name().into()),
     },
     Key {
         name: "direction",
