@@ -1,11 +1,12 @@
 //! `ixflow check`: looks at everything that the graphs depend on, and changes nothing.
 //!
 //! One finding a line, in the order of the way: settings, state, portal, RRD files, rrdcached,
-//! sockets. Each line says what was seen, and, where it is not as it should be, why it matters and
+//! sockets, and with --pcap or --listen what the stream shows. Each line says what was seen, and, where it is not as it should be, why it matters and
 //! what to do. It can run beside the daemon.
 
 mod files;
 mod portal;
+mod stream;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -36,6 +37,15 @@ pub struct Arguments {
     /// Overrides a setting of the file
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Listens for so many seconds, and tells what the stream shows; where ixflow runs, use --pcap
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    listen: Option<u64>,
+    /// Tells what the stream in a capture (pcap, pcapng) shows; several in the order of their time
+    #[arg(long, value_name = "FILE")]
+    pcap: Vec<PathBuf>,
+    /// UDP port of the collector in the captures
+    #[arg(long, default_value_t = 6343)]
+    port: u16,
     /// Prints each finding as a JSON object in a line of its own
     #[arg(long)]
     json: bool,
@@ -54,6 +64,14 @@ pub fn run(arguments: &Arguments) -> io::Result<Level> {
         let records = portal::check(&config, saved, &mut report);
         files::check(&config, records.as_deref(), &mut report);
         sockets(&config, &mut report);
+        let records = records.unwrap_or_default();
+        if !arguments.pcap.is_empty() {
+            let (captures, port) = (&arguments.pcap, arguments.port);
+            stream::capture(&config, &records, captures, port, &mut report);
+        }
+        if let Some(secs) = arguments.listen {
+            stream::listen(&config, &records, secs, &mut report);
+        }
     }
     match report.printed {
         // Whoever reads has seen enough, as head(1).
