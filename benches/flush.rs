@@ -38,7 +38,7 @@ use ixflow::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 use ixflow::resolve::Lan;
 use ixflow::sink::direct::{Direct, THREADS};
 use ixflow::sink::rrdcached::{Address, CHUNK_LINES, Rrdcached as Cached, Settings};
-use ixflow::sink::{ARCHIVES, Create, Feed, File, STEP_SECS, Sink, Tree, file};
+use ixflow::sink::{ARCHIVES, Create, Feed, File, STEP_SECS, Share, Sink, Tree, file};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
@@ -290,6 +290,7 @@ impl Bench {
             let settings = Settings {
                 address: address.clone(),
                 root: root.clone(),
+                share: Share::default(),
                 create: Create::OnTraffic,
                 timeout: Duration::from_secs(600),
             };
@@ -343,7 +344,8 @@ impl Bench {
 
     /// What it takes to walk over an interval's updates, and to make their lines.
     fn measure_walk(&mut self) {
-        let mut feed = Feed::new(Tree::open(&self.root).unwrap(), Create::OnTraffic);
+        let mut feed =
+            Feed::new(Tree::open(&self.root).unwrap(), Share::default(), Create::OnTraffic);
         let interval = self.next();
         feed.prepare(&interval).unwrap();
         let span = feed.span(&interval);
@@ -439,7 +441,7 @@ impl Bench {
 
     /// The lines of an interval, in batches as the product sends them.
     fn stream(&self, interval: &Interval) -> Vec<u8> {
-        let feed = Feed::new(Tree::remote(&self.root), Create::All);
+        let feed = Feed::new(Tree::remote(&self.root), Share::default(), Create::All);
         let span = feed.span(interval);
         let mut stream = Vec::with_capacity(self.files.len() * 220);
         let mut count = 0;

@@ -419,7 +419,7 @@ mod tests {
         fn new(workers: usize) -> Bench {
             let epoch = Arc::new(Epoch::new(plan(3)));
             let state = Arc::new(State::new(Agents::new(1, 1), workers));
-            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest, state.clone()));
+            let backlog = Arc::new(Backlog::new(1_000, WhenFull::DropOldest, 1, state.clone()));
             let spares = (0..workers).map(|_| bounded(1).0).collect();
             let (_, handovers) = bounded(1);
             let flusher = Flusher::new(300, epoch.clone(), handovers, spares, backlog.clone());

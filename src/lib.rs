@@ -39,7 +39,7 @@
 //!   in memory and on disk: [`flush::spool`] has the files, [`flush::format`] what is in them.
 //! - [`sink`]: the RRD tree, and what writes it: [`sink::rrdcached`], or [`sink::direct`] by our own
 //!   writer of [`sink::file`], which makes new files too, and [`sink::librrd`] for the others;
-//!   [`sink::writer`] is the thread that retries.
+//!   [`sink::writer`] is the thread that retries, one for each [`sink::Share`] of the tree.
 //! - [`pipeline`]: the assembly of all this, for the daemon, a replay, the demo and the tests.
 //!
 //! # Around the path

@@ -1,6 +1,6 @@
 //! The assembly: threads for the data path, from sources to a sink.
 //!
-//! One thread a worker, one that flushes, one that writes. Every command that takes datagrams
+//! One thread a worker, one that flushes, one that writes for each sink. Every command that takes datagrams
 //! through the path starts it here, so that a replay and the demo are the real thing.
 
 use std::io;
@@ -14,7 +14,8 @@ use crate::flush::backlog::{Backlog, Keep, WhenFull};
 use crate::flush::live::Live;
 use crate::receive::Source;
 use crate::resolve::Plan;
-use crate::sink::{Sink, writer};
+use crate::sink::Sink;
+use crate::sink::writer::{self, Shown};
 use crate::state::State;
 use crate::worker::{Epoch, Worker};
 
@@ -43,7 +44,7 @@ pub struct Pipeline {
     live: Arc<Live>,
     workers: Vec<JoinHandle<io::Result<()>>>,
     flusher: JoinHandle<()>,
-    writer: JoinHandle<()>,
+    writers: Vec<JoinHandle<()>>,
     keeper: JoinHandle<()>,
     backlog: Arc<Backlog>,
     state: Arc<State>,
@@ -64,17 +65,18 @@ pub enum PipelineError {
 }
 
 impl Pipeline {
-    /// Starts one worker for each source, which is made in the worker's thread.
+    /// Starts one worker for each source, which is made in the worker's thread, and one writer for
+    /// each sink.
     pub fn start<S: Source>(
         sources: Vec<impl FnOnce() -> S + Send + 'static>,
         plan: Plan,
         setup: Setup,
-        mut sink: Box<dyn Sink>,
+        sinks: Vec<Box<dyn Sink>>,
         state: &Arc<State>,
     ) -> Result<Pipeline, PipelineError> {
         let epoch = Arc::new(Epoch::new(plan));
         let Setup { step_secs, from_millis, backlog_max, when_full, keep } = setup;
-        let mut backlog = Backlog::new(backlog_max, when_full, state.clone());
+        let mut backlog = Backlog::new(backlog_max, when_full, sinks.len(), state.clone());
         if let Some(keep) = keep {
             backlog = backlog.keeping(keep);
         }
@@ -105,12 +107,16 @@ impl Pipeline {
             let backlog = backlog.clone();
             spawn("keep".into(), move || backlog.run_keeper())?
         };
-        let writer = {
-            let (backlog, state) = (backlog.clone(), state.clone());
-            spawn("write".into(), move || writer::run(&backlog, sink.as_mut(), &state))?
-        };
+        let shown = Arc::new(Shown::new(sinks.len()));
+        let mut writers = Vec::with_capacity(sinks.len());
+        for (number, mut sink) in sinks.into_iter().enumerate() {
+            let (backlog, state, shown) = (backlog.clone(), state.clone(), shown.clone());
+            writers.push(spawn(writer::thread_name(number), move || {
+                writer::run(number, &backlog, sink.as_mut(), &state, &shown);
+            })?);
+        }
         let state = state.clone();
-        Ok(Pipeline { epoch, live, workers, flusher, writer, keeper, backlog, state })
+        Ok(Pipeline { epoch, live, workers, flusher, writers, keeper, backlog, state })
     }
 
     /// The epoch, for new plans, flushes on request and the end.
@@ -141,7 +147,7 @@ impl Pipeline {
             }
         }
         finish(self.flusher);
-        finish(self.writer);
+        self.writers.into_iter().for_each(finish);
         finish(self.keeper);
         let (kept, lost) = self.backlog.left();
         if kept > 0 {

@@ -35,12 +35,14 @@ pub mod file;
 mod header;
 pub mod librrd;
 pub mod rrdcached;
+mod share;
 mod tree;
 mod verify;
 mod waiting;
 pub mod writer;
 
 pub use feed::{Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
+pub use share::Share;
 pub use tree::{File, FileError, Tree};
 pub use verify::{SAMPLE_MAX, Sample};
 pub use waiting::WAITING_MAX;

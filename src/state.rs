@@ -139,6 +139,9 @@ impl Pulse {
     }
 }
 
+/// Sinks at the most.
+pub const WRITERS_MAX: usize = 16;
+
 /// The observable state.
 #[derive(Debug)]
 pub struct State {
@@ -150,8 +153,8 @@ pub struct State {
     pub workers: Vec<Pulse>,
     /// Of the thread that merges ledgers.
     pub flusher: Pulse,
-    /// Of the thread that writes.
-    pub writer: Pulse,
+    /// Of the threads that write, one for each sink; the others never work.
+    pub writers: [Pulse; WRITERS_MAX],
     socket_drops: Vec<AtomicU64>,
     started: Instant,
     listening: Mutex<Vec<SocketAddr>>,
@@ -176,7 +179,7 @@ impl State {
             sightings: Sightings::default(),
             workers: (0..workers).map(|_| Pulse::default()).collect(),
             flusher: Pulse::default(),
-            writer: Pulse::default(),
+            writers: Default::default(),
             socket_drops: (0..workers).map(|_| AtomicU64::new(UNKNOWN)).collect(),
             started: Instant::now(),
             listening: Mutex::default(),

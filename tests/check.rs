@@ -280,6 +280,12 @@ fn rrdcached_is_asked_what_it_allows_and_nothing_is_written() {
     checked.assert_one("ok", "rrdcached_queue", "files wait to be written");
     assert_eq!(snapshot(&site.tree()), before);
     assert_eq!(pending(), waiting);
+    // Of several, every one is looked at.
+    let both =
+        format!("sflow_rrdcached_socket={} {}", open.address, site.path("none.sock").display());
+    let checked = check(&site, &["sflow_rrdcached=1", &both]);
+    checked.assert_one("ok", "rrdcached", "; has the files of ");
+    checked_fails(&checked, "rrdcached", "No such file");
     open.stop();
 
     // As documented: some commands are refused, and that will do.

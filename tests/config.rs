@@ -65,7 +65,8 @@ fn the_documented_configuration_works_unchanged() {
 fn every_new_setting_is_read() {
     let config = settings(
         "sflow_rrdcached = 0\n\
-         sflow_rrdcached_socket cache.example:42217\n\
+         sflow_rrdcached_socket cache.example:42217, /run/b.sock\n\
+         sflow_rrdcached_socket unix:/run/b.sock [::1]:7\n\
          SFLOW_LISTEN = 192.0.2.1:7000, 192.0.2.2\n\
          sflow_listen = [2001:db8::1]:7000 192.0.2.2:6343\n\
          sflow_workers 3\n\
@@ -94,7 +95,8 @@ fn every_new_setting_is_read() {
          </sflow_agent>",
     );
     assert_eq!(config.rrdcached, RrdcachedUse::Direct);
-    assert_eq!(config.rrdcached_socket.to_string(), "cache.example:42217");
+    let sockets: Vec<String> = config.rrdcached_sockets.iter().map(|at| at.to_string()).collect();
+    assert_eq!(sockets, ["cache.example:42217", "unix:/run/b.sock", "[::1]:7"]);
     let listen = ["192.0.2.1:7000", "192.0.2.2:6343", "[2001:db8::1]:7000"];
     assert_eq!(config.listen, listen.map(|address| address.parse().unwrap()));
     assert_eq!((config.workers, config.flush_secs, config.api_interval_secs), (3, 60, 10));
@@ -329,7 +331,7 @@ fn settings_in_force_read_back_as_they_were() {
             "sflow_rrdcached 1\nsflow_infraid 3\nsflow_listen [::1]:1 2\nsflow_workers 9\n\
              sflow_spread datagram\n\
              sflow_agents_allow 192.0.2.0/24, ::/0\nsflow_create all\ndebug 1\n\
-             sflow_rrdcached_socket = h:1\nsflow_rrddir = \"/a \\\"b\\\" \\#c\"\n\
+             sflow_rrdcached_socket = h:1, /s\nsflow_rrddir = \"/a \\\"b\\\" \\#c\"\n\
              <sflow_agent ::1>\nsampling_rate 7\n</sflow_agent>",
         ),
     ] {

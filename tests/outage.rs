@@ -1,20 +1,25 @@
 //! What goes away comes back: rrdcached, the disk, the files, the time. In each case ingest goes
 //! on, and in the end the files hold what was said, or a counter says what they lack.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use ixflow::agent::Agents;
+use ixflow::flush::backlog::Keep;
+use ixflow::ixp::{IpProtocol, Unit, VliId};
 use ixflow::simulate::Fabric;
 use ixflow::sink::direct::{self, Direct};
-use ixflow::sink::{Create, Sink, Tree};
+use ixflow::sink::rrdcached::{Rrdcached, Settings};
+use ixflow::sink::{Create, File, Share, Sink, Tree, file};
 
 use crate::support::exchange::{
-    Bench, FABRIC, Pairs, Row, Voice, assert_rows, expected, start, start_keeping,
+    Bench, FABRIC, Pairs, Row, Voice, assert_rows, expected, plan, start, start_keeping,
 };
 use crate::support::path::{Running, START_SECS, wait_for};
-use crate::support::rrdcached::{self as daemon, OPEN};
+use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
 /// Rates through decimals, and a row of several updates, round more than once.
 const ULPS_MAX: u64 = 6;
@@ -361,4 +366,101 @@ fn one_file_is_damaged_and_the_others_are_fed() {
         }
         assert_rows(&bench, &fabric, START_SECS, &rows, ULPS_MAX);
     }
+}
+
+/// Would break if one dead daemon held the others up, if what it missed or lost were not given to
+/// it, or if a file were in two shares or in none. The pairs of the second share are on another
+/// disk, behind links.
+#[test]
+fn one_of_two_rrdcacheds_is_killed_and_comes_back() {
+    if !daemon::is_installed() {
+        return;
+    }
+    let fabric = fabric();
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let path = directory.path().canonicalize().unwrap().join(name);
+        fs::create_dir_all(&path).unwrap();
+        path
+    };
+    let (tree, disk, state_dir) = (place("tree"), place("disk"), place("state"));
+    let daemons = [("a", DOCUMENTED), ("b", OPEN)]
+        .map(|(name, options)| Some(daemon::Rrdcached::start(&place(name), options)));
+    let mut daemons = daemons;
+    let addresses = daemons.each_ref().map(|daemon| daemon.as_ref().unwrap().address.clone());
+    // Any names will do; by these each has some.
+    let shares = Share::of_all(&["one".into(), "two".into()]);
+    let vlis: BTreeSet<VliId> = fabric.vlis().iter().map(|vli| vli.id).collect();
+    let held = shares.iter().map(|share| vlis.iter().filter(|&&vli| share.has_vli(vli)).count());
+    let held: Vec<usize> = held.collect();
+    assert!(held.iter().all(|&count| count > 0) && held[0] + held[1] == vlis.len(), "{held:?}");
+    for vli in vlis.iter().filter(|&&vli| shares[1].has_vli(vli)) {
+        for family in ["ipv4/bytes", "ipv4/pkts", "ipv6/bytes", "ipv6/pkts"] {
+            let pairs = format!("{family}/p2p/src-{:05}", vli.0);
+            fs::create_dir_all(disk.join(&pairs)).unwrap();
+            fs::create_dir_all(tree.join(&pairs).parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(disk.join(&pairs), tree.join(&pairs)).unwrap();
+        }
+    }
+    let sinks = addresses.iter().zip(&shares).map(|(address, share)| {
+        let settings = Settings {
+            address: address.clone(),
+            root: tree.clone(),
+            share: share.clone(),
+            create: Create::OnTraffic,
+            timeout: Duration::from_secs(60),
+        };
+        Box::new(Rrdcached::new(settings, Default::default()).unwrap()) as Box<dyn Sink>
+    });
+    let keep = Keep {
+        state_dir,
+        memory_intervals: 1,
+        secs_max: 86_400,
+        bytes_max: 1 << 30,
+        again_secs: 3_600,
+        save_every: Duration::from_secs(60),
+    };
+    let agents = Agents::new(100, 1_000);
+    let from_millis = START_SECS * 1_000;
+    let mut running =
+        Running::start_keeping(2, agents, plan(&fabric), sinks.collect(), from_millis, Some(keep));
+    let mut voice = Voice::new(&fabric);
+    let mut rows = Vec::new();
+    for step in 1..=2 {
+        rows.push(whole_step(&mut voice, &mut running, START_SECS + 300 * step));
+    }
+    // Killed, with all that it took.
+    daemons[1] = None;
+    let of = |vli: VliId| File::Individual { protocol: IpProtocol::V4, unit: Unit::Bytes, vli };
+    let fed = *vlis.iter().find(|&&vli| shares[0].has_vli(vli)).unwrap();
+    let fed = of(fed).path(&tree);
+    for step in 3..=4 {
+        let end_secs = START_SECS + 300 * step;
+        rows.push(Row::whole(voice.speak(&mut running, end_secs)));
+        running.settle();
+        running.jump(end_secs * 1_000);
+        wait_for("the other's files to be fed", || {
+            daemons[0].as_ref().unwrap().flush(&fed);
+            let header = fs::read(&fed).unwrap();
+            let last = u64::from_le_bytes(header[file::LAST_UPDATE].try_into().unwrap());
+            (last >= end_secs).then_some(())
+        });
+    }
+    {
+        let write = running.state.write();
+        assert_eq!((write.last_to_secs, write.backlog), (START_SECS + 600, 2));
+        assert!(write.failures > 0 && write.refused == 0, "{write:?}");
+    }
+    daemons[1] = Some(daemon::Rrdcached::start(&place("b"), OPEN));
+    rows.push(whole_step(&mut voice, &mut running, START_SECS + 1_500));
+    let (state, result) = running.stop();
+    result.unwrap();
+    let write = state.write().clone();
+    assert!(write.repaired > 0, "{write:?}");
+    assert_eq!((write.intervals, write.refused, write.intervals_dropped), (5, 0, 0), "{write:?}");
+    daemons.into_iter().flatten().for_each(daemon::Rrdcached::stop);
+    // Whatever was made behind the links is there.
+    assert!(disk.join("ipv4/bytes/p2p").read_dir().unwrap().next().is_some());
+    let bench = Bench { name: "two rrdcacheds", daemon: None, directory };
+    assert_rows(&bench, &fabric, START_SECS, &rows, ULPS_MAX);
 }

@@ -115,7 +115,7 @@ fn hear(toml: &str, rate: u32, secs: u64, percent_lost: u64, policy: Policy) -> 
     let matrix = Arc::new(Mutex::new(Matrix::new()));
     let sink = Box::new(MatrixSink(matrix.clone()));
     let plan = Plan { table, policy };
-    Pipeline::start(vec![move || source], plan, setup, sink, &state).unwrap().join().unwrap();
+    Pipeline::start(vec![move || source], plan, setup, vec![sink], &state).unwrap().join().unwrap();
     let matrix = std::mem::take(&mut *matrix.lock().unwrap());
     Heard { state, truth, matrix, end_millis: (START_SECS + secs) * 1_000 }
 }

@@ -262,7 +262,7 @@ fn a_worker_that_hangs_is_named() {
     };
     let tree = Tree::open(directory.path()).unwrap();
     let sink = Box::new(Direct::new(tree, Create::OnTraffic, 1).unwrap());
-    let pipeline = Pipeline::start(sources, Plan::default(), setup, sink, &state).unwrap();
+    let pipeline = Pipeline::start(sources, Plan::default(), setup, vec![sink], &state).unwrap();
 
     let still_max = Duration::from_secs(15);
     let start = Instant::now();

@@ -15,7 +15,9 @@ use ixflow::resolve::Lan;
 use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::{fetch, graph_png};
 use ixflow::sink::rrdcached::{Address, Rrdcached, Settings};
-use ixflow::sink::{ARCHIVES, Consolidation, Create, File, Receipt, Sink, SinkError, Tree, file};
+use ixflow::sink::{
+    ARCHIVES, Consolidation, Create, File, Receipt, Share, Sink, SinkError, Tree, file,
+};
 
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
@@ -136,6 +138,7 @@ fn settings(address: &Address, root: &Path) -> Settings {
     Settings {
         address: address.clone(),
         root: root.into(),
+        share: Share::default(),
         create: Create::OnTraffic,
         timeout: Duration::from_secs(60),
     }

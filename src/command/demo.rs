@@ -213,7 +213,7 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         }
     };
     writeln!(out, "driven: {} h from memory, as fast as the files are written", arguments.hours)?;
-    let pipeline = Pipeline::start(vec![source], plan, setup, Box::new(sink), &state)?;
+    let pipeline = Pipeline::start(vec![source], plan, setup, vec![Box::new(sink)], &state)?;
     let Ok(mut generator) = catching_up.recv() else {
         pipeline.join()?;
         return Err(io::Error::other("the driven part ended early").into());

@@ -235,13 +235,17 @@ fn remove(
     if goes_through_rrdcached(config) {
         let files: Vec<File> =
             directories.values().flat_map(|directory| &directory.files).copied().collect();
-        let mut sink = Rrdcached::new(rrdcached_settings(config), Default::default())
-            .map_err(|source| PruneError::Tree { path: config.rrd_dir.clone(), source })?;
-        if !sink.forget(&files)? {
-            println!(
-                "rrdcached does not allow FORGET on this socket: what it knows of these files it \
-                 keeps until it is restarted"
-            );
+        // Each of all: a file may have been another's before the list of sockets was changed.
+        for settings in rrdcached_settings(config) {
+            let address = settings.address.clone();
+            let mut sink = Rrdcached::new(settings, Default::default())
+                .map_err(|source| PruneError::Tree { path: config.rrd_dir.clone(), source })?;
+            if !sink.forget(&files)? {
+                println!(
+                    "rrdcached at {address} does not allow FORGET on this socket: what it knows of \
+                     these files it keeps until it is restarted"
+                );
+            }
         }
     }
     let (mut removed, mut bytes, mut remaining) = (0, 0, 0);

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::log_to_stderr;
-use super::run::{RunError, open_sink, policy};
+use super::run::{RunError, open_sinks, policy};
 use crate::agent::Agents;
 use crate::control::api::{ApiError, parse_mac_table};
 use crate::control::config::{Config, ConfigError};
@@ -149,10 +149,10 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     }
 
     let matrix = Arc::new(Mutex::new(BTreeMap::new()));
-    let sink: Box<dyn Sink> = if print {
-        Box::new(MatrixSink(matrix.clone()))
+    let sinks: Vec<Box<dyn Sink>> = if print {
+        vec![Box::new(MatrixSink(matrix.clone()))]
     } else {
-        open_sink(&config, &Arc::new(AtomicBool::new(false)))?
+        open_sinks(&config, &Arc::new(AtomicBool::new(false)))?
     };
     let capture = Arc::new(Mutex::new(Captured::default()));
     let source = Watched {
@@ -167,7 +167,7 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
         when_full: WhenFull::Wait,
         keep: None,
     };
-    Pipeline::start(vec![move || source], Plan { table, policy }, setup, sink, &state)?.join()?;
+    Pipeline::start(vec![move || source], Plan { table, policy }, setup, sinks, &state)?.join()?;
 
     let captured = std::mem::take(&mut *capture.lock().unwrap_or_else(PoisonError::into_inner));
     let names = Names::new(&records, arguments.mac_table.is_none());

@@ -27,7 +27,7 @@ use crate::receive::{ListenError, Spread, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::direct::{self, Direct};
 use crate::sink::rrdcached::{self, Address, Rrdcached};
-use crate::sink::{Sink, Tree};
+use crate::sink::{Share, Sink, Tree};
 use crate::state::status::Status;
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
@@ -129,9 +129,11 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 
     let lock = lock_state_dir(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut sink = open_sink(&config, &stop)?;
-    sink.pace(config.create_per_sec);
-    let sink_name = sink.describe();
+    let mut sinks = open_sinks(&config, &stop)?;
+    // One pace in all, and a file a second at the least.
+    let create_per_sec = config.create_per_sec.div_ceil(u32::try_from(sinks.len()).unwrap_or(1));
+    sinks.iter_mut().for_each(|sink| sink.pace(create_per_sec));
+    let sink_name = sinks.iter().map(|sink| sink.describe()).collect::<Vec<_>>().join("; ");
 
     // The first table: the last good one, until the portal gives a newer.
     let mut keeper = TableKeeper::new(&config);
@@ -185,7 +187,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
             move || sockets.into_source(clock)
         })
         .collect();
-    let pipeline = Pipeline::start(sources, plan, setup, sink, &state)?;
+    let pipeline = Pipeline::start(sources, plan, setup, sinks, &state)?;
     tracing::info!(
         "ixflow {} listens on UDP {addresses} with {workers} workers (receive buffer \
          {buffer_bytes} bytes each); table: {}; every {} s to {sink_name}",
@@ -210,7 +212,11 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
         token: config.http_token.clone(),
         metrics_pairs: config.metrics_pairs,
         rrd_dir: config.rrd_dir.clone(),
-        rrdcached: goes_through_rrdcached(&config).then(|| config.rrdcached_socket.clone()),
+        rrdcached: if goes_through_rrdcached(&config) {
+            rrdcached_settings(&config).into_iter().map(|one| (one.address, one.share)).collect()
+        } else {
+            Vec::new()
+        },
     };
     let shown = web::Sources {
         state: state.clone(),
@@ -344,30 +350,32 @@ pub(super) fn policy(config: &Config) -> Policy {
 
 /// Whether the files are written by an rrdcached.
 pub(super) fn goes_through_rrdcached(config: &Config) -> bool {
-    match (config.rrdcached, &config.rrdcached_socket) {
+    match (config.rrdcached, &config.rrdcached_sockets[..]) {
         (RrdcachedUse::Rrdcached, _) => true,
         (RrdcachedUse::Direct, _) => false,
-        (RrdcachedUse::Auto, Address::Unix(path)) => path.exists(),
+        (RrdcachedUse::Auto, [Address::Unix(path)]) => path.exists(),
         // An address that somebody wrote down is meant.
-        (RrdcachedUse::Auto, Address::Tcp(..)) => true,
+        (RrdcachedUse::Auto, _) => true,
     }
 }
 
-/// What the sink for rrdcached needs to know.
-pub(super) fn rrdcached_settings(config: &Config) -> rrdcached::Settings {
-    rrdcached::Settings {
-        address: config.rrdcached_socket.clone(),
-        root: config.rrd_dir.clone(),
-        create: config.create,
-        timeout: Duration::from_secs(config.rrdcached_timeout_secs),
-    }
+/// What the sinks for rrdcached need to know, one for each socket.
+pub(super) fn rrdcached_settings(config: &Config) -> Vec<rrdcached::Settings> {
+    let names: Vec<String> = config.rrdcached_sockets.iter().map(Address::to_string).collect();
+    let shares = Share::of_all(&names).into_iter();
+    let settings = config.rrdcached_sockets.iter().zip(shares).map(|(address, share)| {
+        let timeout = Duration::from_secs(config.rrdcached_timeout_secs);
+        let (root, create) = (config.rrd_dir.clone(), config.create);
+        rrdcached::Settings { address: address.clone(), root, share, create, timeout }
+    });
+    settings.collect()
 }
 
-/// Opens the one sink that the tree is written by from now on.
-pub(super) fn open_sink(
+/// Opens the sinks that the tree is written by from now on, each a share of it.
+pub(super) fn open_sinks(
     config: &Config,
     stop: &Arc<AtomicBool>,
-) -> Result<Box<dyn Sink>, RunError> {
+) -> Result<Vec<Box<dyn Sink>>, RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = goes_through_rrdcached(config);
     if let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
@@ -376,12 +384,15 @@ pub(super) fn open_sink(
         return Err(tree_error(error));
     }
     if through_rrdcached {
-        let settings = rrdcached_settings(config);
-        Ok(Box::new(Rrdcached::new(settings, stop.clone()).map_err(tree_error)?))
+        let open = |settings| -> io::Result<Box<dyn Sink>> {
+            Ok(Box::new(Rrdcached::new(settings, stop.clone())?))
+        };
+        let sinks = rrdcached_settings(config).into_iter().map(open);
+        sinks.collect::<io::Result<_>>().map_err(tree_error)
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
         let direct = Direct::new(tree, config.create, direct::default_threads());
-        Ok(Box::new(direct.map_err(tree_error)?))
+        Ok(vec![Box::new(direct.map_err(tree_error)?)])
     }
 }
 

@@ -26,6 +26,7 @@ use crate::receive::Spread;
 use crate::resolve::{AgentPolicy, CorePorts, ScalingBy, VlanAlias};
 use crate::sink::Create;
 use crate::sink::rrdcached::Address;
+use crate::state::WRITERS_MAX;
 
 /// The name of the file.
 pub const FILE_NAME: &str = "ixpmanager.conf";
@@ -97,8 +98,8 @@ pub struct Config {
     pub rrd_dir: PathBuf,
     /// `sflow_rrdcached`: who writes the files.
     pub rrdcached: RrdcachedUse,
-    /// `sflow_rrdcached_socket`: where rrdcached listens.
-    pub rrdcached_socket: Address,
+    /// `sflow_rrdcached_socket`: where rrdcached listens; of several, each has a share of the files.
+    pub rrdcached_sockets: Vec<Address>,
     /// `sflow_rrdcached_timeout_secs`: how long an answer of rrdcached is waited for.
     pub rrdcached_timeout_secs: u64,
     /// `sflow_flush_secs`: seconds between two updates of a file, a divisor of 300.
@@ -163,9 +164,9 @@ impl Default for Config {
             state_dir: DEFAULT_STATE_DIR.into(),
             rrd_dir: DEFAULT_RRD_DIR.into(),
             rrdcached: RrdcachedUse::Auto,
-            rrdcached_socket: Address::Unix(
+            rrdcached_sockets: vec![Address::Unix(
                 DEFAULT_RRDCACHED_SOCKET.trim_start_matches("unix:").into(),
-            ),
+            )],
             rrdcached_timeout_secs: DEFAULT_RRDCACHED_TIMEOUT_SECS,
             flush_secs: DEFAULT_FLUSH_SECS,
             memory_intervals: DEFAULT_MEMORY_INTERVALS,
@@ -725,12 +726,22 @@ pub const KEYS: &[Key<Config>] = &[
     },
     Key {
         name: "sflow_rrdcached_socket",
-        expected: "unix:/path, /path or host:port",
+        expected: "unix:/path, /path or host:port, at most 16",
         default: DEFAULT_RRDCACHED_SOCKET,
-        meaning: "Where rrdcached listens: a Unix socket, or a host and TCP port.",
-        list: false,
-        set: |config, text| keep(&mut config.rrdcached_socket, text.parse().ok()),
-        show: |config| Some(config.rrdcached_socket.to_string().into()),
+        meaning: "Where rrdcached listens: a Unix socket, or a host and TCP port; several with \
+                  commas or spaces, or in several lines: each has a share of the files then.",
+        list: true,
+        set: |config, text| {
+            every_word(text, |word| {
+                word.parse().is_ok_and(|address| {
+                    if !config.rrdcached_sockets.contains(&address) {
+                        config.rrdcached_sockets.push(address);
+                    }
+                    config.rrdcached_sockets.len() <= WRITERS_MAX
+                })
+            })
+        },
+        show: |config| Some(shown_list(&config.rrdcached_sockets)),
     },
     Key {
         name: "sflow_rrdcached_timeout_secs",
@@ -1448,6 +1459,9 @@ impl Given {
 
         if self.values.contains_key("sflow_http_listen") {
             config.http_listen.clear();
+        }
+        if self.values.contains_key("sflow_rrdcached_socket") {
+            config.rrdcached_sockets.clear();
         }
         if self.values.contains_key("sflow_listen") {
             config.listen.clear();

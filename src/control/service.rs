@@ -24,6 +24,7 @@ use sd_notify::NotifyState;
 
 use crate::control::config::Config;
 use crate::receive::{ListenError, Spread, UdpSockets, spread_agents, spread_datagrams};
+use crate::sink::writer::thread_name as writer_name;
 use crate::state::{Pulse, State};
 
 /// The name under which the manager keeps the sockets that the daemon bound.
@@ -260,7 +261,7 @@ pub fn start_watchdog(state: Arc<State>) -> io::Result<()> {
 pub struct Watch {
     state: Arc<State>,
     still_max: Duration,
-    /// Of each worker, the flusher and the writer: beats, and since when they are the same.
+    /// Of each worker, the flusher and the writers: beats, and since when they are the same.
     seen: Vec<(u64, Instant)>,
 }
 
@@ -293,10 +294,16 @@ impl Watch {
 
     fn pulses(&self) -> impl Iterator<Item = (String, &Pulse, Duration)> {
         let workers = self.state.workers.iter().enumerate();
-        workers.map(|(number, pulse)| (format!("worker-{number}"), pulse, self.still_max)).chain([
-            ("flush".to_owned(), &self.state.flusher, self.still_max),
-            ("write".to_owned(), &self.state.writer, WRITE_MAX.max(self.still_max)),
-        ])
+        let writers = self
+            .state
+            .writers
+            .iter()
+            .enumerate()
+            .map(|(number, pulse)| (writer_name(number), pulse, WRITE_MAX.max(self.still_max)));
+        workers
+            .map(|(number, pulse)| (format!("worker-{number}"), pulse, self.still_max))
+            .chain([("flush".to_owned(), &self.state.flusher, self.still_max)])
+            .chain(writers)
     }
 }
 
@@ -348,7 +355,7 @@ mod tests {
         let state = Arc::new(State::new(Agents::new(1, 1), 0));
         let start = Instant::now();
         let mut watch = Watch::new(state.clone(), Duration::from_secs(15), start);
-        state.writer.turn();
+        state.writers[0].turn();
         state.flusher.turn();
         assert_eq!(watch.stuck(at(start, 1)), [""; 0]);
         assert_eq!(watch.stuck(at(start, 600)), ["flush"]);

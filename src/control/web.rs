@@ -49,6 +49,7 @@ use super::config::HttpToken;
 use super::service::Watch;
 use crate::clock::Clock;
 use crate::flush::live::{Live, TICK};
+use crate::sink::Share;
 use crate::sink::rrdcached::Address;
 use crate::state::State;
 use crate::worker::Epoch;
@@ -98,8 +99,8 @@ pub struct Settings {
     pub metrics_pairs: usize,
     /// The root of the RRD files.
     pub rrd_dir: PathBuf,
-    /// The rrdcached that writes them, if one does.
-    pub rrdcached: Option<Address>,
+    /// The rrdcacheds that write them, if any do, with the share of each.
+    pub rrdcached: Vec<(Address, Share)>,
 }
 
 /// What the server shows.

@@ -6,6 +6,9 @@
 //! sink took it, to be given again to an rrdcached that was killed with what it had acknowledged,
 //! and after a restart of ixflow. Giving one twice does no harm: files know it by its stamp.
 //!
+//! Several sinks, each with a share of the files, take the same intervals, each at its own pace: one
+//! that is away does not hold the others up. An interval is done when all have taken it.
+//!
 //! What exceeds the limits is given up, oldest first, and counted.
 
 use std::collections::VecDeque;
@@ -60,18 +63,28 @@ struct Entry {
     interval: Option<Arc<Interval>>,
     /// Size of its file, if there is one.
     file_bytes: Option<u64>,
-    /// The sink took it before.
+    /// All sinks took it before.
     again: bool,
 }
 
-#[derive(Debug, Default)]
-struct Queue {
-    waiting: VecDeque<Entry>,
-    /// What the sink took, as long as it is kept.
-    written: VecDeque<Entry>,
-    to_save: Option<OpenStep>,
-    /// End of the last interval that the sink took; 0 before the first one.
+/// How far a sink is.
+#[derive(Clone, Copy, Default, Debug)]
+struct Place {
+    /// It is to be given what ends later.
+    given_to_secs: u64,
+    /// End of the last interval that it took; 0 before the first one.
     acknowledged_to_secs: u64,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// What not all sinks have taken, or are given again.
+    waiting: VecDeque<Entry>,
+    /// What all sinks took, as long as it is kept.
+    written: VecDeque<Entry>,
+    /// One for each sink.
+    places: Vec<Place>,
+    to_save: Option<OpenStep>,
     closed: bool,
     /// No file can be written before then.
     keep_after: Option<Instant>,
@@ -79,6 +92,17 @@ struct Queue {
 }
 
 impl Queue {
+    /// End of the last interval that all sinks took; 0 before the first one.
+    fn acknowledged_to_secs(&self) -> u64 {
+        self.places.iter().map(|place| place.acknowledged_to_secs).min().unwrap_or(0)
+    }
+
+    /// The oldest interval that a sink has not taken.
+    fn next_of(&mut self, sink: usize) -> Option<&mut Entry> {
+        let given_to_secs = self.places[sink].given_to_secs;
+        self.waiting.iter_mut().find(|entry| entry.stamps.to_secs > given_to_secs)
+    }
+
     fn pairs(&self) -> usize {
         let intervals = self.waiting.iter().chain(&self.written).flat_map(|entry| &entry.interval);
         intervals.map(|interval| interval.pairs.len()).sum()
@@ -104,7 +128,7 @@ impl Queue {
 pub struct Front {
     /// It.
     pub interval: Arc<Interval>,
-    /// The sink took it before; what it takes now it had lost.
+    /// This sink took it before; what it takes now it had lost.
     pub again: bool,
 }
 
@@ -123,10 +147,19 @@ pub struct Backlog {
 
 impl Backlog {
     /// A backlog of at most `limit` intervals in memory alone; what is given up is told to
-    /// `state`.
-    pub fn new(limit: usize, when_full: WhenFull, state: Arc<State>) -> Backlog {
+    /// `state`. Every one of `sinks` (at least one) takes all intervals.
+    pub fn new(limit: usize, when_full: WhenFull, sinks: usize, state: Arc<State>) -> Backlog {
+        let queue = Queue {
+            waiting: VecDeque::new(),
+            written: VecDeque::new(),
+            places: vec![Place::default(); sinks.max(1)],
+            to_save: None,
+            closed: false,
+            keep_after: None,
+            keep_failure_said: None,
+        };
         Backlog {
-            queue: Mutex::default(),
+            queue: Mutex::new(queue),
             changed: Condvar::new(),
             limit,
             when_full,
@@ -156,7 +189,8 @@ impl Backlog {
             None
         });
         let acknowledged_to_secs = saved.as_ref().map_or(0, |saved| saved.acknowledged_to_secs);
-        let mut queue = Queue { acknowledged_to_secs, ..Queue::default() };
+        let mut queue = self.lock();
+        queue.places.fill(Place { given_to_secs: 0, acknowledged_to_secs });
         for (stamps, bytes) in spool.list()? {
             // Intervals do not overlap; what does was left by another run, and is in the other.
             if queue.waiting.back().is_some_and(|last| last.stamps.to_secs > stamps.from_secs) {
@@ -178,7 +212,7 @@ impl Backlog {
                 spool.directory().display()
             );
         }
-        self.resumed_to_secs = spooled_to_secs;
+        let mut resumed_to_secs = spooled_to_secs;
         if let Some(saved) = saved {
             for interval in saved.open {
                 // Newer counts of the same step are in the spool.
@@ -197,9 +231,10 @@ impl Backlog {
                     again: false,
                 });
             }
-            self.resumed_to_secs = self.resumed_to_secs.max(Some(saved.covered_to_secs));
+            resumed_to_secs = resumed_to_secs.max(Some(saved.covered_to_secs));
         }
-        self.queue = Mutex::new(queue);
+        drop(queue);
+        self.resumed_to_secs = resumed_to_secs;
         Ok(spool)
     }
 
@@ -344,46 +379,47 @@ impl Backlog {
         self.changed.notify_all();
     }
 
-    /// Waits for `time`, or until there is an interval or the backlog is closed; returns whether
-    /// there is one of these.
-    pub fn wait_work(&self, time: Duration) -> bool {
-        let idle = |queue: &mut Queue| queue.waiting.is_empty() && !queue.closed;
+    /// Waits for `time`, or until there is an interval for a sink or the backlog is closed; returns
+    /// whether there is one of these.
+    pub fn wait_work(&self, sink: usize, time: Duration) -> bool {
+        let idle = |queue: &mut Queue| queue.next_of(sink).is_none() && !queue.closed;
         let waited = self.changed.wait_timeout_while(self.lock(), time, idle);
         !idle(&mut waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 
-    /// The oldest interval, which stays in the backlog until [`Backlog::done`]; `None` when the
-    /// backlog is closed and empty. For one thread.
-    pub fn front(&self) -> Option<Front> {
+    /// The oldest interval that a sink has not taken, until [`Backlog::done`] says so; `None` when
+    /// the backlog is closed and there is none. For one thread of each sink.
+    pub fn front(&self, sink: usize) -> Option<Front> {
         let mut queue = self.lock();
         loop {
-            let Some(entry) = queue.waiting.front() else {
+            let acknowledged_to_secs = queue.places[sink].acknowledged_to_secs;
+            let Some(entry) = queue.next_of(sink) else {
                 if queue.closed {
                     return None;
                 }
                 queue = self.wait(queue);
                 continue;
             };
-            let (stamps, again) = (entry.stamps, entry.again);
+            let stamps = entry.stamps;
+            let again = stamps.to_secs <= acknowledged_to_secs;
             if let Some(interval) = &entry.interval {
                 return Some(Front { interval: interval.clone(), again });
             }
-            // Only this thread takes the first one away.
             drop(queue);
             let read = self.keep.as_ref().map(|(_, spool)| spool.read(stamps));
             queue = self.lock();
-            match read {
-                Some(Ok(mut interval)) => {
+            let place = queue.waiting.iter().position(|entry| entry.stamps == stamps);
+            match (read, place) {
+                // It was given up meanwhile, or another sink could not read it either.
+                (_, None) => {}
+                (Some(Ok(mut interval)), Some(place)) => {
                     // One before it was given up.
-                    interval.after_hole |=
-                        (1..interval.from_secs).contains(&queue.acknowledged_to_secs);
-                    if let Some(entry) = queue.waiting.front_mut() {
-                        entry.interval = Some(Arc::new(interval));
-                    }
+                    interval.after_hole |= (1..interval.from_secs).contains(&acknowledged_to_secs);
+                    queue.waiting[place].interval = Some(Arc::new(interval));
                 }
-                Some(Err(error)) => {
-                    queue.waiting.pop_front();
-                    if again {
+                (Some(Err(error)), Some(place)) => {
+                    let entry = queue.waiting.remove(place);
+                    if entry.is_some_and(|entry| entry.again) {
                         tracing::warn!("{error}: it was written before");
                     } else {
                         self.state.write().intervals_dropped += 1;
@@ -391,30 +427,53 @@ impl Backlog {
                     }
                     self.note(&queue);
                 }
-                None => unreachable!("without a spool every interval is in memory"),
+                (None, _) => unreachable!("without a spool every interval is in memory"),
             }
         }
     }
 
-    /// Takes the oldest interval off: it was written.
-    pub fn done(&self) {
+    /// Says that a sink has written the interval that [`Backlog::front`] gave it. Returns whether
+    /// that was the last one that it waited for.
+    pub fn done(&self, sink: usize, interval: &Interval) -> bool {
         let mut queue = self.lock();
-        if let Some(mut entry) = queue.waiting.pop_front() {
-            queue.acknowledged_to_secs = queue.acknowledged_to_secs.max(entry.stamps.to_secs);
-            if self.keep.is_some() {
+        let place = &mut queue.places[sink];
+        place.given_to_secs = interval.to_secs;
+        place.acknowledged_to_secs = place.acknowledged_to_secs.max(interval.to_secs);
+        let acknowledged_to_secs = queue.acknowledged_to_secs();
+        let mut completed = false;
+        for entry in &mut queue.waiting {
+            if !entry.again && entry.stamps.to_secs <= acknowledged_to_secs {
                 entry.again = true;
-                queue.written.push_back(entry);
-                self.enforce(&mut queue);
+                completed = true;
             }
+        }
+        let given_to_secs =
+            queue.places.iter().map(|place| place.given_to_secs).min().unwrap_or(u64::MAX);
+        while queue.waiting.front().is_some_and(|entry| entry.stamps.to_secs <= given_to_secs) {
+            let entry = queue.waiting.pop_front();
+            if self.keep.is_some() {
+                queue.written.extend(entry);
+            }
+        }
+        if self.keep.is_some() {
+            self.enforce(&mut queue);
         }
         self.note(&queue);
         self.changed.notify_all();
+        completed
     }
 
-    /// Puts what was written lately in front again: whoever took it may have lost it.
-    pub fn rewind(&self) {
+    /// Lets what a sink took lately be given to it again: it may have lost it.
+    pub fn rewind(&self, sink: usize) {
+        let again_secs = self.keep.as_ref().map_or(0, |(keep, _)| keep.again_secs);
         let mut queue = self.lock();
-        while let Some(entry) = queue.written.pop_back() {
+        let place = &mut queue.places[sink];
+        let begin_secs = place.acknowledged_to_secs.saturating_sub(again_secs);
+        place.given_to_secs = place.given_to_secs.min(begin_secs);
+        let given_to_secs = place.given_to_secs;
+        while let Some(entry) =
+            queue.written.pop_back_if(|entry| entry.stamps.to_secs > given_to_secs)
+        {
             queue.waiting.push_front(entry);
         }
         self.note(&queue);
@@ -466,7 +525,7 @@ impl Backlog {
                 self.note(&queue);
                 self.changed.notify_all();
             } else if let Some(open) = open {
-                let acknowledged_to_secs = queue.acknowledged_to_secs;
+                let acknowledged_to_secs = queue.acknowledged_to_secs();
                 drop(queue);
                 let saved = open.into_saved(acknowledged_to_secs).map(|saved| spool.save(&saved));
                 queue = self.lock();
@@ -573,16 +632,16 @@ mod tests {
     }
 
     fn backlog(keep: Keep) -> Backlog {
-        Backlog::new(100, WhenFull::DropOldest, state()).keeping(keep)
+        Backlog::new(100, WhenFull::DropOldest, 1, state()).keeping(keep)
     }
 
     /// Ends of the intervals as they come out, with whether they were given before; empties it.
     fn drain(backlog: &Backlog) -> Vec<(u64, bool, bool)> {
         backlog.close();
         let mut out = Vec::new();
-        while let Some(Front { interval, again }) = backlog.front() {
+        while let Some(Front { interval, again }) = backlog.front(0) {
             out.push((interval.to_secs, interval.after_hole, again));
-            backlog.done();
+            backlog.done(0, &interval);
         }
         out
     }
@@ -594,7 +653,7 @@ mod tests {
     #[test]
     fn a_full_backlog_drops_the_oldest_that_is_not_being_written() {
         let state = state();
-        let backlog = Backlog::new(3, WhenFull::DropOldest, state.clone());
+        let backlog = Backlog::new(3, WhenFull::DropOldest, 1, state.clone());
         for n in 0..5 {
             backlog.push(interval(n, n + 1));
         }
@@ -635,16 +694,47 @@ mod tests {
         let backlog = backlog(Keep { again_secs: 600, ..keep(directory.path()) });
         for n in 1..=4 {
             backlog.push(interval(n * 300, n * 300 + 300));
-            assert!(backlog.front().is_some_and(|front| !front.again));
-            backlog.done();
+            let front = backlog.front(0).unwrap();
+            assert!(!front.again && backlog.done(0, &front.interval));
         }
         backlog.push(interval(1_500, 1_800));
-        backlog.rewind();
+        backlog.rewind(0);
         assert_eq!(backlog.len(), 1);
         assert_eq!(
             drain(&backlog),
             [(1_200, false, true), (1_500, false, true), (1_800, false, false)]
         );
+    }
+
+    #[test]
+    fn each_sink_goes_at_its_own_pace_and_an_interval_is_done_when_all_took_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let keep = Keep { again_secs: 600, ..keep(directory.path()) };
+        let backlog = Backlog::new(100, WhenFull::DropOldest, 2, state()).keeping(keep.clone());
+        let take = |sink: usize| {
+            let front = backlog.front(sink).unwrap();
+            (front.interval.to_secs, front.again, backlog.done(sink, &front.interval))
+        };
+        for n in 1..=6 {
+            backlog.push(interval(n * 300, n * 300 + 300));
+            assert_eq!(take(0), (n * 300 + 300, false, false));
+        }
+        assert!(!backlog.wait_work(0, Duration::ZERO) && backlog.wait_work(1, Duration::ZERO));
+        assert_eq!((backlog.len(), backlog.left()), (6, (0, 6)));
+        assert_eq!([take(1), take(1)], [(600, false, true), (900, false, true)]);
+        assert_eq!(backlog.len(), 4);
+        // What one of them may have lost is given to it alone, as far as it is to be.
+        backlog.rewind(0);
+        assert_eq!([take(0), take(0)], [(1_800, true, false), (2_100, true, false)]);
+        assert!(!backlog.wait_work(0, Duration::ZERO));
+        assert_eq!(take(1), (1_200, false, true));
+        // Killed, with everything on disk: both are given what not both have.
+        backlog.close();
+        backlog.run_keeper();
+        drop(backlog);
+        let backlog = Backlog::new(100, WhenFull::DropOldest, 2, state()).keeping(keep);
+        assert_eq!(backlog.front(0).unwrap().interval.to_secs, 900);
+        assert_eq!(backlog.front(1).unwrap().interval.to_secs, 900);
     }
 
     #[test]
@@ -657,7 +747,7 @@ mod tests {
         ] {
             let state = state();
             let backlog =
-                Backlog::new(100, WhenFull::DropOldest, state.clone()).keeping(keep.clone());
+                Backlog::new(100, WhenFull::DropOldest, 1, state.clone()).keeping(keep.clone());
             thread::scope(|scope| {
                 scope.spawn(|| backlog.run_keeper());
                 for n in 1..=5 {
@@ -686,7 +776,7 @@ mod tests {
         let path = directory.path().join("spool/000000000600-000000000900.interval");
         fs::write(&path, "torn").unwrap();
         let state = state();
-        let backlog = Backlog::new(100, WhenFull::DropOldest, state.clone());
+        let backlog = Backlog::new(100, WhenFull::DropOldest, 1, state.clone());
         let backlog = backlog.keeping(keep(directory.path()));
         assert_eq!(drain(&backlog), [(600, false, false), (1_200, true, false)]);
         assert_eq!(state.write().intervals_dropped, 1);

@@ -41,7 +41,7 @@ use crate::flush::Interval;
 use crate::sink::file::{self, Foreign, Header, Reading, Rows};
 use crate::sink::librrd::{self, is_locked};
 use crate::sink::{
-    Create, Feed, File, Lead, Outcome, Receipt, Sink, SinkError, Span, Tree, Update,
+    Create, Feed, File, Lead, Outcome, Receipt, Share, Sink, SinkError, Span, Tree, Update,
 };
 
 /// Threads that write, where there are as many processors: more help where the header of a file is
@@ -79,7 +79,11 @@ impl Direct {
     /// Writes into `tree`, making files as `create` says, with so many threads (at least one).
     pub fn new(tree: Tree, create: Create, threads: usize) -> io::Result<Direct> {
         let root_id = id(tree.root())?;
-        Ok(Direct { feed: Feed::new(tree, create), threads: threads.max(1), root_id })
+        Ok(Direct {
+            feed: Feed::new(tree, Share::default(), create),
+            threads: threads.max(1),
+            root_id,
+        })
     }
 }
 

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Instant;
 
 use super::header::Fitness;
+use super::share::Share;
 use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
 use super::verify::{SAMPLE_MAX, Sample, Verify};
 use super::waiting::Waiting;
@@ -126,9 +127,12 @@ impl Update {
 #[derive(Debug)]
 pub struct Feed {
     tree: Tree,
+    share: Share,
     create: Create,
     /// The interval that was written last.
     fed: Option<Fed>,
+    /// End of the latest interval that was written: what ends no later is given again.
+    reached_secs: u64,
     /// Files that refused their last update.
     lagging: HashSet<File>,
     /// Number and first of the files that cannot be fed, and why.
@@ -238,12 +242,14 @@ impl Outcome {
 }
 
 impl Feed {
-    /// For `tree`, making files as `create` says.
-    pub fn new(tree: Tree, create: Create) -> Feed {
+    /// For a part of `tree`, making files as `create` says.
+    pub fn new(tree: Tree, share: Share, create: Create) -> Feed {
         Feed {
             tree,
+            share,
             create,
             fed: None,
+            reached_secs: 0,
             lagging: HashSet::new(),
             unfit: None,
             former: 0,
@@ -261,7 +267,7 @@ impl Feed {
     /// Reads the tree, the first time, and looks at the files that `interval` is the first to
     /// feed.
     pub fn prepare(&mut self, interval: &Interval) -> io::Result<()> {
-        self.tree.scan()?;
+        self.tree.scan_share(&self.share)?;
         let mut vlis = table_vlis(interval);
         vlis.extend(interval.pairs.iter().flat_map(|pair| [pair.source, pair.destination]));
         vlis.sort_unstable();
@@ -344,10 +350,11 @@ impl Feed {
 
     /// What is to be said of the files.
     pub fn findings(&self) -> Vec<Finding> {
+        let root = || format!("{}{}", self.tree.root().display(), self.share);
         let left_alone = self.unfit.as_ref().map(|(count, file, why)| Finding {
             level: Level::Warn,
             name: "files_left_alone",
-            subject: self.tree.root().display().to_string(),
+            subject: root(),
             what: format!("{count} files cannot be fed; of the first, {file}, {why}"),
             why: "what their pairs exchange is not written".into(),
             remedy: "move them away, and ixflow makes new ones at its next start".into(),
@@ -355,12 +362,11 @@ impl Feed {
         let former = (self.former > 0).then(|| Finding {
             level: Level::Ok,
             name: "files_of_former_vlis",
-            subject: self.tree.root().display().to_string(),
+            subject: root(),
             what: format!("{} files are of VLIs that the table does not know", self.former),
             why: "they are not fed any more".into(),
             remedy: "ixflow prune --older-than DAYS removes them".into(),
         });
-        let root = || self.tree.root().display().to_string();
         let lost = self.verify.lost().map(|(count, last)| Finding {
             level: Level::Fail,
             name: "lost_after_ack",
@@ -413,7 +419,11 @@ impl Feed {
         let span = self.span(interval);
         let deferred = self.waiting.add(span, &walk.deferred);
         receipt.deferred = deferred.waiting;
-        receipt.dropped_before_creation = walk.dropped + deferred.dropped;
+        // Of one that is given again it was counted the first time.
+        if interval.to_secs > self.reached_secs {
+            self.reached_secs = interval.to_secs;
+            receipt.dropped_before_creation = walk.dropped + deferred.dropped;
+        }
         self.dropped =
             (receipt.dropped_before_creation, self.dropped.1 + receipt.dropped_before_creation);
         let acknowledged =
@@ -486,8 +496,10 @@ impl Feed {
         let span = self.span(interval);
         let table = table_vlis(interval);
         let rows = rows(&interval.pairs);
-        let sums = sums(&rows, &interval.pairs, &table);
-        let aggregates = aggregates(interval);
+        let mut sums = sums(&rows, &interval.pairs, &table);
+        sums.retain(|(vli, _)| self.share.has_vli(*vli));
+        let mut aggregates = aggregates(interval);
+        aggregates.retain(|vlan, _| self.share.has_vlan(*vlan));
         let fresh = self.fresh(&table);
         let mut emit = |file: File, totals: [u64; 2], known: bool| {
             if !known && self.tree.is_unfit(&file) {
@@ -792,7 +804,7 @@ mod tests {
         let mut tree = Tree::remote(Path::new("/rrd"));
         let files: Vec<File> = files.iter().map(|path| path.parse().unwrap()).collect();
         tree.insert(&files);
-        Feed::new(tree, create)
+        Feed::new(tree, Share::default(), create)
     }
 
     fn updates(feed: &Feed, interval: &Interval) -> Vec<(String, [u64; 2], bool)> {
@@ -841,6 +853,40 @@ mod tests {
             let ulps = truth.to_bits().abs_diff(stored.to_bits());
             proptest::prop_assert!(ulps <= 3, "{} ulps", ulps);
         }
+    }
+
+    #[test]
+    fn what_is_dropped_counts_once_however_often_its_interval_is_given() {
+        let lans = [lan(1, 10, &[1, 2])];
+        let first = interval(&lans, &[pair(1, 2, [3000, 0])]);
+        let mut next = first.clone();
+        (next.from_secs, next.to_secs) = (first.to_secs, first.to_secs + 300);
+        let mut feed = feed(&[], Create::OnTraffic);
+        feed.set_pace(1);
+        feed.waiting.fill();
+        let mut dropped = |interval: &Interval| {
+            let walk = feed.try_each(interval, |_| Ok::<_, ()>(())).unwrap();
+            feed.commit(interval, walk, Outcome::default()).dropped_before_creation
+        };
+        // Bytes and packets: a pair from both sides, two individuals, an aggregate.
+        let dropped = [&first, &first, &next, &first, &next].map(&mut dropped);
+        assert_eq!(dropped, [10, 0, 10, 0, 0]);
+    }
+
+    #[test]
+    fn shares_are_the_whole_together_and_nothing_twice() {
+        let ids: Vec<u32> = (1..=20).collect();
+        let pairs: Vec<_> = (1..20).map(|vli| pair(vli, vli + 1, [3000, 600])).collect();
+        let interval = interval(&[lan(1, 10, &ids), lan(2, 20, &[3, 4])], &pairs);
+        let mut parts = Vec::new();
+        for share in Share::of_all(&["a".into(), "b".into(), "c".into()]) {
+            let feed = Feed::new(Tree::remote(Path::new("/rrd")), share, Create::OnTraffic);
+            let part = updates(&feed, &interval);
+            assert!(!part.is_empty() && part.is_sorted_by_key(|(path, ..)| path.clone()));
+            parts.extend(part);
+        }
+        parts.sort();
+        assert_eq!(parts, updates(&feed(&[], Create::OnTraffic), &interval));
     }
 
     #[test]

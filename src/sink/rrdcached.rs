@@ -55,7 +55,7 @@ use crate::sink::header::{Fitness, examine};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
     ARCHIVES, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS,
-    Sample, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
+    Sample, Share, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
 };
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
@@ -79,9 +79,6 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Updates of an interval that get a second try because the file was locked, at the most.
 const AGAIN_MAX: usize = 100_000;
-
-/// The file with a history of zeros that the daemon copies.
-const ZERO_NAME: &str = ".ixflow-zero.rrd";
 
 /// Where rrdcached listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -141,6 +138,8 @@ pub struct Settings {
     pub address: Address,
     /// The root of the tree, as the daemon sees it.
     pub root: PathBuf,
+    /// The part of the tree that goes through this daemon.
+    pub share: Share,
     /// When files are made.
     pub create: Create,
     /// How long an answer is waited for.
@@ -251,6 +250,8 @@ pub struct Rrdcached {
     timeout: Duration,
     stop: Arc<AtomicBool>,
     feed: Feed,
+    /// The name of the file with a history of zeros that the daemon copies.
+    zero_name: String,
     /// The root, escaped, with a slash behind.
     prefix: Vec<u8>,
     connection: Option<Connection>,
@@ -291,11 +292,17 @@ impl Rrdcached {
                 "rrdcached cannot take the path of the RRD tree",
             ));
         }
+        // Each of several sinks has its own.
+        let zero_name = match settings.share.number() {
+            0 => ".ixflow-zero.rrd".to_owned(),
+            number => format!(".ixflow-zero-{number}.rrd"),
+        };
         Ok(Rrdcached {
+            zero_name,
             address: settings.address,
             timeout: settings.timeout,
             stop,
-            feed: Feed::new(tree, settings.create),
+            feed: Feed::new(tree, settings.share, settings.create),
             prefix,
             connection: None,
             announced: None,
@@ -529,7 +536,7 @@ impl Rrdcached {
         if !tree.is_local() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let path = tree.root().join(ZERO_NAME);
+        let path = tree.root().join(&self.zero_name);
         let start_secs = span.creation_secs();
         if self.zero_secs != Some(start_secs) {
             file::replace(&path, start_secs)?;
@@ -1116,6 +1123,7 @@ mod tests {
         let settings = |root: String| Settings {
             address: Address::Tcp("localhost".into(), 1),
             root: root.into(),
+            share: Share::default(),
             create: Create::OnTraffic,
             timeout: Duration::from_secs(60),
         };

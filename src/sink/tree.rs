@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::header::{Fitness, examine};
+use super::share::Share;
 use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
 
 /// Which files the RRD tree holds.
@@ -68,6 +69,11 @@ impl Tree {
 
     /// Reads which files there are, once. Directories that do not exist are empty.
     pub fn scan(&mut self) -> io::Result<()> {
+        self.scan_share(&Share::default())
+    }
+
+    /// Reads which files of a part of the tree there are, once.
+    pub fn scan_share(&mut self, share: &Share) -> io::Result<()> {
         if self.scanned {
             return Ok(());
         }
@@ -75,11 +81,11 @@ impl Tree {
             let family = self.root.join(protocol.name()).join(unit.name());
             let mut keys = Vec::new();
             for kind in ["aggregate", "individual"] {
-                scan_directory(&family.join(kind), &mut keys)?;
+                scan_directory(&family.join(kind), share, &mut keys)?;
             }
             let pairs = family.join("p2p");
             for entry in entries(&pairs)? {
-                scan_directory(&pairs.join(entry?.file_name()), &mut keys)?;
+                scan_directory(&pairs.join(entry?.file_name()), share, &mut keys)?;
             }
             keys.sort_unstable();
             keys.dedup();
@@ -404,11 +410,12 @@ fn entries(directory: &Path) -> io::Result<impl Iterator<Item = io::Result<fs::D
     }
 }
 
-/// Collects the files of `directory` that belong there.
-fn scan_directory(directory: &Path, keys: &mut Vec<u64>) -> io::Result<()> {
+/// Collects the files of `directory` that belong there, and are in the share.
+fn scan_directory(directory: &Path, share: &Share, keys: &mut Vec<u64>) -> io::Result<()> {
     for entry in entries(directory)? {
         let name = entry?.file_name();
-        let Some(file) = name.to_str().and_then(File::from_name) else { continue };
+        let file = name.to_str().and_then(File::from_name).filter(|file| share.has(file));
+        let Some(file) = file else { continue };
         let mut path = Vec::with_capacity(80);
         file.write_path(&mut path);
         // A file in another's directory is not the one that is written.

@@ -61,6 +61,12 @@ impl Waiting {
         self.per_sec.is_some()
     }
 
+    /// As if no more could wait.
+    #[cfg(test)]
+    pub(super) fn fill(&mut self) {
+        self.updates = WAITING_MAX;
+    }
+
     /// Number of files.
     pub(super) fn len(&self) -> usize {
         self.queue.len()

@@ -1,4 +1,4 @@
-//! The sink's thread: takes intervals from the backlog, oldest first, until each is written.
+//! A sink's thread: takes intervals from the backlog, oldest first, until each is written.
 //!
 //! An interval that fails whole stays in front and is tried again, so that boundaries wait while
 //! rrdcached or the disk is away; ingest never does. One that every file refuses has failed whole:
@@ -8,8 +8,10 @@
 //! acknowledged: what was written lately is given again, oldest first, before anything newer. That
 //! repairs all that a kill can lose, for what it loses is the newest of every file.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::finding::Finding;
 use crate::flush::Interval;
 use crate::flush::backlog::{Backlog, Front};
 use crate::state::State;
@@ -33,7 +35,8 @@ const REPEAT: Duration = Duration::from_secs(60);
 
 /// Writes intervals until the backlog is closed and empty, or the sink is away at the end: for
 /// [`LAST_ATTEMPTS`], or once if what waits survives the end of the process.
-pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
+pub fn run(number: usize, backlog: &Backlog, sink: &mut dyn Sink, state: &State, shown: &Shown) {
+    let writer = Writer { number, state, shown };
     let mut retry = RETRY_FIRST;
     let mut failing_since: Option<Instant> = None;
     let mut said: Option<Instant> = None;
@@ -42,29 +45,35 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
     let mut renewed = false;
     loop {
         let mut wait = TEND_EVERY;
-        while !backlog.wait_work(wait) {
-            wait = if tend(sink, state, false).is_ok() { TEND_EVERY } else { RETRY_MAX };
+        while !backlog.wait_work(number, wait) {
+            wait = if writer.tend(sink, false).is_ok() { TEND_EVERY } else { RETRY_MAX };
         }
-        let Some(Front { interval, again }) = backlog.front() else { break };
+        let Some(Front { interval, again }) = backlog.front(number) else { break };
         let started = Instant::now();
-        state.writer.turn();
+        let pulse = &state.writers[number];
+        pulse.turn();
         let written = sink.write(&interval).and_then(|receipt| whole(sink, receipt));
-        state.writer.turn();
+        pulse.turn();
         match written {
             Ok(receipt) => {
-                backlog.done();
+                let completed = backlog.done(number, &interval);
                 renewed = false;
-                let millis = started.elapsed().as_millis();
+                let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 say_refusals(&receipt);
                 if again {
                     repaired(state, &receipt, &interval, sink);
                 } else {
-                    note(state, &receipt, u64::try_from(millis).unwrap_or(u64::MAX));
-                    state.write().last_to_secs = interval.to_secs;
+                    add(state, &receipt);
+                    writer.show(|part| part.millis = millis);
+                }
+                if completed {
+                    let mut write = state.write();
+                    write.intervals += 1;
+                    write.last_to_secs = write.last_to_secs.max(interval.to_secs);
                 }
                 // While intervals queue, too, new files get their turn. An error comes again.
-                let _ = tend(sink, state, false);
-                state.set_findings(FINDINGS, sink.findings());
+                let _ = writer.tend(sink, false);
+                writer.show(|part| part.findings = sink.findings());
                 if let Some(since) = failing_since.take() {
                     tracing::info!(
                         "{} takes updates again after {} s",
@@ -84,7 +93,7 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
                 said = None;
             }
             Err(SinkError::Renewed { .. }) if !std::mem::replace(&mut renewed, true) => {
-                backlog.rewind();
+                backlog.rewind(number);
             }
             Err(error) => {
                 state.write().failures += 1;
@@ -106,7 +115,7 @@ pub fn run(backlog: &Backlog, sink: &mut dyn Sink, state: &State) {
             }
         }
     }
-    make_the_rest(sink, state);
+    writer.make_the_rest(sink);
 }
 
 /// An error if no file took its update, and some refused.
@@ -137,34 +146,82 @@ fn repaired(state: &State, receipt: &Receipt, interval: &Interval, sink: &dyn Si
     }
 }
 
-/// The daemon ends: makes the files that still wait, as far as [`LAST_ATTEMPTS`] goes.
-fn make_the_rest(sink: &mut dyn Sink, state: &State) {
-    let started = Instant::now();
-    while sink.waiting() > 0 && started.elapsed() < LAST_ATTEMPTS {
-        if tend(sink, state, true).is_err() {
-            std::thread::park_timeout(RETRY_FIRST);
-        }
-    }
-    let files = sink.waiting();
-    if files > 0 {
-        let lost = sink.give_up();
-        let mut write = state.write();
-        write.dropped_before_creation += lost;
-        write.files_waiting = 0;
-        tracing::error!("gave up {files} files that waited to be made, and {lost} updates of them");
+/// What the sinks show of themselves.
+#[derive(Debug)]
+pub struct Shown(Mutex<Vec<Part>>);
+
+/// What one of them does.
+#[derive(Clone, Default, Debug)]
+struct Part {
+    /// How long its last interval took.
+    millis: u64,
+    files_waiting: usize,
+    findings: Vec<Finding>,
+}
+
+impl Shown {
+    /// Of so many sinks.
+    pub fn new(sinks: usize) -> Shown {
+        Shown(Mutex::new(vec![Part::default(); sinks]))
     }
 }
 
-/// Lets the sink do a part of what is not urgent.
-fn tend(sink: &mut dyn Sink, state: &State, last: bool) -> Result<(), SinkError> {
-    state.writer.turn();
-    let tended = sink.tend(last);
-    state.writer.turn();
-    let receipt = tended?;
-    add(state, &receipt);
-    state.write().files_waiting = sink.waiting();
-    say_refusals(&receipt);
-    Ok(())
+/// The name of a sink's thread.
+pub fn thread_name(number: usize) -> String {
+    if number == 0 { "write".to_owned() } else { format!("write-{number}") }
+}
+
+struct Writer<'a> {
+    number: usize,
+    state: &'a State,
+    shown: &'a Shown,
+}
+
+impl Writer<'_> {
+    /// Changes what this sink shows, and renders what all show.
+    fn show(&self, change: impl FnOnce(&mut Part)) {
+        // Held to the end, so that what is rendered last is the latest.
+        let mut parts = self.shown.0.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut parts[self.number]);
+        let mut write = self.state.write();
+        write.last_millis = parts.iter().map(|part| part.millis).max().unwrap_or(0);
+        write.files_waiting = parts.iter().map(|part| part.files_waiting).sum();
+        drop(write);
+        let findings = parts.iter().flat_map(|part| part.findings.iter().cloned()).collect();
+        self.state.set_findings(FINDINGS, findings);
+    }
+
+    /// The daemon ends: makes the files that still wait, as far as [`LAST_ATTEMPTS`] goes.
+    fn make_the_rest(&self, sink: &mut dyn Sink) {
+        let started = Instant::now();
+        while sink.waiting() > 0 && started.elapsed() < LAST_ATTEMPTS {
+            if self.tend(sink, true).is_err() {
+                std::thread::park_timeout(RETRY_FIRST);
+            }
+        }
+        let files = sink.waiting();
+        if files > 0 {
+            let lost = sink.give_up();
+            self.state.write().dropped_before_creation += lost;
+            self.show(|part| part.files_waiting = 0);
+            tracing::error!(
+                "gave up {files} files that waited to be made, and {lost} updates of them"
+            );
+        }
+    }
+
+    /// Lets the sink do a part of what is not urgent.
+    fn tend(&self, sink: &mut dyn Sink, last: bool) -> Result<(), SinkError> {
+        let pulse = &self.state.writers[self.number];
+        pulse.turn();
+        let tended = sink.tend(last);
+        pulse.turn();
+        let receipt = tended?;
+        add(self.state, &receipt);
+        self.show(|part| part.files_waiting = sink.waiting());
+        say_refusals(&receipt);
+        Ok(())
+    }
 }
 
 fn say_refusals(receipt: &Receipt) {
@@ -188,11 +245,4 @@ fn add(state: &State, receipt: &Receipt) {
     write.left_alone += receipt.left_alone;
     write.dropped_before_creation += receipt.dropped_before_creation;
     write.lost_after_ack += receipt.lost_after_ack;
-}
-
-fn note(state: &State, receipt: &Receipt, millis: u64) {
-    add(state, receipt);
-    let mut write = state.write();
-    write.intervals += 1;
-    write.last_millis = millis;
 }

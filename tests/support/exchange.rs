@@ -15,7 +15,7 @@ use ixflow::simulate::{Fabric, Generator, Truth};
 use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::fetch;
 use ixflow::sink::rrdcached::{Address, Rrdcached, Settings};
-use ixflow::sink::{Consolidation, Create, File, Sink, Tree};
+use ixflow::sink::{Consolidation, Create, File, Share, Sink, Tree};
 
 use super::path::{Running, START_SECS};
 use super::rrdcached as daemon;
@@ -170,6 +170,7 @@ impl Bench {
         let settings = Settings {
             address: Address::Unix(self.socket()),
             root: self.root(),
+            share: Share::default(),
             create: Create::OnTraffic,
             timeout,
         };
@@ -196,6 +197,7 @@ impl Bench {
         let settings = Settings {
             address: daemon.address.clone(),
             root: self.root(),
+            share: Share::default(),
             create: Create::OnTraffic,
             timeout: Duration::from_secs(60),
         };
@@ -286,7 +288,7 @@ pub(crate) fn start_keeping(
     from_millis: u64,
 ) -> Running {
     let keep = Some(bench.keep());
-    Running::start_keeping(2, Agents::new(100, 1_000), plan(fabric), sink, from_millis, keep)
+    Running::start_keeping(2, Agents::new(100, 1_000), plan(fabric), vec![sink], from_millis, keep)
 }
 
 /// A row of all files: what was said in it, and of how many seconds it is known. Of none, it is

@@ -56,15 +56,15 @@ impl Running {
         sink: Box<dyn Sink>,
         from_millis: u64,
     ) -> Running {
-        Running::start_keeping(workers, agents, plan, sink, from_millis, None)
+        Running::start_keeping(workers, agents, plan, vec![sink], from_millis, None)
     }
 
-    /// As [`Running::start`], with a state directory.
+    /// As [`Running::start`], with sinks that share the files, and a state directory.
     pub(crate) fn start_keeping(
         workers: usize,
         agents: Agents,
         plan: Plan,
-        sink: Box<dyn Sink>,
+        sinks: Vec<Box<dyn Sink>>,
         from_millis: u64,
         keep: Option<Keep>,
     ) -> Running {
@@ -96,7 +96,7 @@ impl Running {
             when_full: WhenFull::DropOldest,
             keep,
         };
-        let pipeline = Pipeline::start(sources, plan, setup, sink, &state).unwrap();
+        let pipeline = Pipeline::start(sources, plan, setup, sinks, &state).unwrap();
         let senders = Vec::new();
         Running { state, pipeline, clock, addresses, senders, sent: 0, window, in_flight: 0 }
     }

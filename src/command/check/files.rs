@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use nix::sys::statvfs::statvfs;
 
 use super::{Report, who_am_i, writable_directory};
+use crate::command::run::{goes_through_rrdcached, rrdcached_settings};
 use crate::control::config::{Config, RrdcachedUse};
 use crate::finding::Level;
 use crate::ixp::{IpProtocol, MacRecord, Unit};
 use crate::resolve::MacTable;
-use crate::sink::rrdcached::{self, Address, Inspection, Trial};
-use crate::sink::{File, Tree};
+use crate::sink::rrdcached::{self, Address, Inspection, Settings, Trial};
+use crate::sink::{File, Share, Tree};
 
 /// Bytes of an RRD file of ours (docs/design.md, "Files on disk").
 const FILE_BYTES: u64 = 185_312;
@@ -34,12 +35,7 @@ const TRIAL_BYTES: u64 = 16 << 20;
 
 /// `records`: the MAC table, as far as it is known.
 pub(super) fn check(config: &Config, records: Option<&[MacRecord]>, report: &mut Report) {
-    let through_rrdcached = match (config.rrdcached, &config.rrdcached_socket) {
-        (RrdcachedUse::Rrdcached, _) => true,
-        (RrdcachedUse::Direct, _) => false,
-        (RrdcachedUse::Auto, Address::Unix(path)) => path.exists(),
-        (RrdcachedUse::Auto, Address::Tcp(..)) => true,
-    };
+    let through_rrdcached = goes_through_rrdcached(config);
     let tree = directory(config, through_rrdcached, report);
     let files = tree.as_ref().map_or(0, Tree::len) as u64;
     let whole = records.and_then(whole_tree);
@@ -49,7 +45,9 @@ pub(super) fn check(config: &Config, records: Option<&[MacRecord]>, report: &mut
         speed(tree.root(), files, report);
     }
     if through_rrdcached {
-        rrdcached(config, tree.as_ref(), records.unwrap_or_default(), report);
+        for settings in rrdcached_settings(config) {
+            rrdcached(&settings, tree.as_ref(), records.unwrap_or_default(), report);
+        }
     } else {
         let how = match config.rrdcached {
             RrdcachedUse::Auto => "sflow_rrdcached = auto, and its socket is not there",
@@ -74,7 +72,9 @@ fn directory(config: &Config, through_rrdcached: bool, report: &mut Report) -> O
     const NAME: &str = "rrd_directory";
     let path = &config.rrd_dir;
     let subject = path.display();
-    if through_rrdcached && matches!(config.rrdcached_socket, Address::Tcp(..)) && !path.exists() {
+    let elsewhere =
+        || config.rrdcached_sockets.iter().all(|address| matches!(address, Address::Tcp(..)));
+    if through_rrdcached && elsewhere() && !path.exists() {
         report.ok(NAME, &subject, "not on this machine: taken to be on rrdcached's");
         return None;
     }
@@ -228,11 +228,11 @@ fn speed(root: &Path, files: u64, report: &mut Report) {
     }
 }
 
-fn rrdcached(config: &Config, tree: Option<&Tree>, records: &[MacRecord], report: &mut Report) {
+fn rrdcached(settings: &Settings, tree: Option<&Tree>, records: &[MacRecord], report: &mut Report) {
     const NAME: &str = "rrdcached";
-    let address = &config.rrdcached_socket;
-    let root = tree.map_or(config.rrd_dir.as_path(), Tree::root);
-    let existing = tree.and_then(|tree| an_existing_file(tree, records));
+    let Settings { address, share, .. } = settings;
+    let root = tree.map_or(settings.root.as_path(), Tree::root);
+    let existing = tree.and_then(|tree| an_existing_file(tree, share, records));
     let absent = root.join(".ixflow-check.rrd");
     let mut files = vec![absent.clone()];
     files.extend(existing.clone());
@@ -259,7 +259,14 @@ fn rrdcached(config: &Config, tree: Option<&Tree>, records: &[MacRecord], report
         true => "; version 1.5 or later",
         false => "; older than version 1.5",
     };
-    report.ok(NAME, address, format!("answers; allows {}{version}", allowed.join(", ")));
+    let part = if share.is_whole() {
+        String::new()
+    } else {
+        let vlis: BTreeSet<_> = records.iter().map(|record| record.vli).collect();
+        let of_share = vlis.iter().filter(|&&vli| share.has_vli(vli)).count();
+        format!("; has the files of {of_share} of {} VLIs", vlis.len())
+    };
+    report.ok(NAME, address, format!("answers; allows {}{version}{part}", allowed.join(", ")));
     if !allowed.contains(&"FLUSH") {
         let why = "the portal cannot ask for what is not on the disk yet: its graphs lag by up to \
                    rrdcached's -w";
@@ -311,12 +318,12 @@ fn queue(address: &Address, stats: &[(String, u64)], report: &mut Report) {
     }
 }
 
-/// One of the files of the table's VLIs that are there.
-fn an_existing_file(tree: &Tree, records: &[MacRecord]) -> Option<PathBuf> {
+/// One of the files of the table's VLIs in a share that are there.
+fn an_existing_file(tree: &Tree, share: &Share, records: &[MacRecord]) -> Option<PathBuf> {
     let (protocol, unit) = (IpProtocol::V4, Unit::Bytes);
     let mut files =
         records.iter().map(|record| File::Individual { protocol, unit, vli: record.vli });
-    files.find(|file| tree.contains(file)).map(|file| file.path(tree.root()))
+    files.find(|file| share.has(file) && tree.contains(file)).map(|file| file.path(tree.root()))
 }
 
 #[cfg(test)]

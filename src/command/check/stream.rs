@@ -119,7 +119,7 @@ fn run<S: Source>(
         when_full: WhenFull::Wait,
         keep: None,
     };
-    let pipeline = Pipeline::start(sources, plan, setup, Box::new(Nowhere), &state)?;
+    let pipeline = Pipeline::start(sources, plan, setup, vec![Box::new(Nowhere)], &state)?;
     if let Some(patience) = patience {
         std::thread::sleep(patience);
         pipeline.epoch().stop();

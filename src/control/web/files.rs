@@ -22,8 +22,8 @@ use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
 use std::hash::BuildHasher as _;
 
-use crate::sink::File;
 use crate::sink::rrdcached::Address;
+use crate::sink::{File, Share};
 
 /// How long rrdcached may take to write a file down; the file is sent as it is after that.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ const REPEAT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Files {
     root: PathBuf,
-    rrdcached: Option<Address>,
+    rrdcached: Vec<(Address, Share)>,
     seen: Mutex<Seen>,
 }
 
@@ -55,8 +55,8 @@ struct Seen {
 }
 
 impl Files {
-    /// The tree below `root`, which `rrdcached` writes if there is one.
-    pub fn new(root: &Path, rrdcached: Option<Address>) -> Files {
+    /// The tree below `root`, of which each `rrdcached` writes a share, if there is one.
+    pub fn new(root: &Path, rrdcached: Vec<(Address, Share)>) -> Files {
         // As the sink names files to rrdcached; a root that is not there yet is looked for later.
         let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
         Files { root, rrdcached, seen: Mutex::default() }
@@ -69,7 +69,8 @@ impl Files {
 
     /// Lets rrdcached write down what it has of `file`, unless it did so a few seconds ago.
     pub fn freshen(&self, file: File) {
-        let Some(address) = &self.rrdcached else { return };
+        let mut all = self.rrdcached.iter();
+        let Some((address, _)) = all.find(|(_, share)| share.has(&file)) else { return };
         {
             let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
             if seen.fresh.get(&file).is_some_and(|at| at.elapsed() < FRESH) {
