@@ -8,19 +8,21 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ixflow::agent::Agents;
 use ixflow::control::api::save_table;
+use ixflow::flush::backlog::Keep;
+use ixflow::flush::format::{Saved, encode_saved};
 use ixflow::ixp::{InfrastructureId, IpProtocol, Mac, MacRecord, Unit, VlanTag, VliId};
 use ixflow::loss::Loss;
 use ixflow::resolve::{MacTable, Plan, Policy};
 use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::fetch;
-use ixflow::sink::{Create, File, Tree, file};
+use ixflow::sink::{Create, File, Sink as _, Tree, file};
 
 use crate::sink::{
     Bench, START, assert_rates, benches, bytes, bytes4, individual, interval, with_daemon,
 };
 use crate::support::datagram::{datagram, flow, frame, raw};
 use crate::support::ixflow::{Site, ixflow};
-use crate::support::path::Running;
+use crate::support::path::{Running, files_below, wait_for};
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
 /// The archives of the incumbent, as sflow-to-rrd-handler gives them to librrd.
@@ -470,6 +472,90 @@ fn files_that_wait_at_a_stop_are_made() {
         assert_eq!(bench.average(bytes4(1, 2), START + 300), [0.0, 1_000.0], "{name}");
         assert_eq!(bench.average(bytes4(1, 2), START + 600), [2_000.0, 0.0], "{name}");
         assert_eq!(bench.average(individual(1), START + 600), [0.0, 2_000.0], "{name}");
+    }
+}
+
+/// Copies all files below a directory.
+fn copy_below(from: &Path, to: &Path) {
+    for path in files_below(from) {
+        let target = to.join(&path);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(from.join(&path), target).unwrap();
+    }
+}
+
+/// Would break if a kill lost what waits for its files: the intervals are in the spool, whether
+/// they were saved as acknowledged or not.
+#[test]
+fn files_that_wait_at_a_kill_are_made_after_the_next_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = |name: &str| directory.path().canonicalize().unwrap().join(name);
+    let keep = |name: &str| Keep {
+        state_dir: place(name),
+        memory_intervals: 4,
+        secs_max: 86_400,
+        bytes_max: 1 << 30,
+        again_secs: 3_600,
+        save_every: Duration::from_secs(60),
+    };
+    let sink = |name: &str, files_per_sec| {
+        fs::create_dir_all(place(name)).unwrap();
+        let tree = Tree::open(&place(name)).unwrap();
+        let mut sink = Box::new(Direct::new(tree, Create::OnTraffic, 1).unwrap());
+        sink.pace(files_per_sec);
+        sink
+    };
+    let records = [record(10, 1, 1), record(10, 2, 2)];
+    let agents = || Agents::new(10, 10);
+    fs::create_dir(place("state")).unwrap();
+    let mut running = Running::start_keeping(
+        1,
+        agents(),
+        plan(&records),
+        vec![sink("tree", 1)],
+        START * 1_000,
+        Some(keep("state")),
+    );
+    say(&mut running, 10, 1, 2, 1_000);
+    running.pass_boundary(START + 300);
+    say(&mut running, 10, 2, 1, 2_000);
+    running.pass_boundary(START + 600);
+    wait_for("both intervals to be kept", || {
+        let kept = files_below(&place("state/spool"));
+        (kept.iter().filter(|name| name.ends_with(".interval")).count() == 2).then_some(())
+    });
+    assert!(running.state.write().files_waiting > 0);
+    // What a kill at this moment leaves.
+    for (tree, state) in [("tree1", "state1"), ("tree2", "state2")] {
+        copy_below(&place("state"), &place(state));
+        copy_below(&place("tree"), &place(tree));
+    }
+    running.stop().1.unwrap();
+    let acknowledged_to_secs = START + 600;
+    let saved = Saved { covered_to_secs: START + 610, acknowledged_to_secs, open: Vec::new() };
+    fs::write(place("state2/open-step"), encode_saved(&saved)).unwrap();
+    for (tree, state) in [("tree1", "state1"), ("tree2", "state2")] {
+        let running = Running::start_keeping(
+            1,
+            agents(),
+            plan(&records),
+            vec![sink(tree, 1_000)],
+            (START + 620) * 1_000,
+            Some(keep(state)),
+        );
+        let (state, result) = running.stop();
+        result.unwrap();
+        let write = state.write().clone();
+        assert_eq!((write.dropped_before_creation, write.refused), (0, 0), "{write:?}");
+        let average = ixflow::sink::Consolidation::Average;
+        let rates = |file: File| {
+            let rows = fetch(&file.path(&place(tree)), average, START, START + 600, 300).unwrap();
+            [300, 600]
+                .map(|end| rows.iter().find(|row| row.end_secs == START + end).unwrap().values)
+        };
+        assert_eq!(rates(bytes4(1, 2)), [[0.0, 1_000.0], [2_000.0, 0.0]], "{tree}");
+        assert_eq!(rates(bytes4(2, 1)), [[1_000.0, 0.0], [0.0, 2_000.0]], "{tree}");
+        assert_eq!(rates(individual(1)), [[1_000.0, 0.0], [0.0, 2_000.0]], "{tree}");
     }
 }
 
