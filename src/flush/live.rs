@@ -149,6 +149,9 @@ impl Collector {
                 let live = self.live.clone();
                 *self = Collector { live, epochs, epoch: self.epoch, ..Collector::new(0) };
             }
+            // Who looks later is shown nothing of the epochs that workers are in already.
+            let running = self.epochs.iter().copied().filter(|&epoch| epoch != u64::MAX);
+            self.epoch = running.max().unwrap_or(self.epoch);
             self.slice = Slice::default();
             return;
         }
