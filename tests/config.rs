@@ -400,6 +400,25 @@ fn uncommented() -> String {
 }
 
 #[test]
+fn off_is_no_address_among_others() {
+    let off = "sflow_http_listen = off";
+    assert!(settings(off).http_listen.is_empty());
+    assert!(settings(&format!("{off}\n{off}")).http_listen.is_empty());
+    let address = "sflow_http_listen = 127.0.0.1:8080";
+    let expected = "sflow_http_listen = off: expected off alone, or addresses without it";
+    for (line, lines) in [(3, [address, off]), (2, [off, address])] {
+        let said = fault(&lines.join("\n"));
+        assert!(said.contains(&format!("t.conf:{line}: {expected}")), "{said}");
+    }
+    let said = fault("sflow_http_listen = off 127.0.0.1:8080");
+    assert!(said.contains("or off"), "{said}");
+    // What is given on the command line is instead of the file.
+    let text = format!("<ixp>\n{address}\n</ixp>");
+    let overridden = Config::from_text("t.conf", &text, &["sflow_http_listen=off".to_owned()]);
+    assert!(overridden.unwrap().http_listen.is_empty());
+}
+
+#[test]
 fn the_example_works_as_it_is() {
     let config = Config::from_text("example", EXAMPLE, &[]).unwrap();
     config.portal().unwrap();

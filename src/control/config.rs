@@ -966,7 +966,8 @@ pub const KEYS: &[Key<Config>] = &[
         list: true,
         set: |config, text| {
             if text == "off" {
-                return config.http_listen.is_empty();
+                // That it stands alone is seen to where all values are at hand.
+                return true;
             }
             every_word(text, |word| {
                 word.parse().is_ok_and(|address| {
@@ -1457,8 +1458,23 @@ impl Given {
         self.values.retain(|_, values| !values.is_empty());
         self.apply_notices(config);
 
-        if self.values.contains_key("sflow_http_listen") {
+        if let Some(values) = self.values.get_mut("sflow_http_listen") {
             config.http_listen.clear();
+            // Before an address or behind it: one of the two is not meant.
+            if values.iter().any(|value| value.text != "off") {
+                let faults = &mut self.faults;
+                values.retain(|GivenValue { origin, text }| {
+                    if text == "off" {
+                        faults.push(Fault::Value {
+                            origin: origin.clone(),
+                            key: "sflow_http_listen".into(),
+                            value: text.clone(),
+                            expected: "off alone, or addresses without it",
+                        });
+                    }
+                    text != "off"
+                });
+            }
         }
         if self.values.contains_key("sflow_rrdcached_socket") {
             config.rrdcached_sockets.clear();
