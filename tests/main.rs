@@ -11,6 +11,7 @@ mod docs;
 mod hostile;
 mod house;
 mod outage;
+mod page;
 mod quality;
 mod replay;
 mod restart;

@@ -11,8 +11,9 @@ use ixflow::loss::Loss;
 use serde_json::Value;
 
 use crate::support::http::{get, request, try_request};
-use crate::support::ixflow::{Ixflow, Site, speak, summary_field};
+use crate::support::ixflow::{Ixflow, Site, Speaker, speak, summary_field};
 use crate::support::path::wait_for;
+use crate::support::rrdcached as daemon;
 
 const BURST: usize = 60;
 
@@ -162,6 +163,189 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
             assert!(output.status.success(), "{output:?}");
         }
     }
+}
+
+#[test]
+fn the_live_view_shows_what_is_said() {
+    let (site, daemon, http) = start();
+    assert_eq!(get(http, "/live.json").json()["ready"], false);
+    let view = wait_for("traffic in the live view", || {
+        speak(&site.fabric, daemon.address(), BURST);
+        let view = get(http, "/live.json").json();
+        (view["ready"] == true && view["total"]["samples"].as_u64() > Some(0)).then_some(view)
+    });
+    let cells = view["cells"].as_array().unwrap();
+    let samples: u64 = cells.iter().map(|cell| cell[4].as_u64().unwrap()).sum();
+    assert_eq!(view["total"]["samples"], samples);
+    assert_eq!(view["order"].as_array().unwrap().len(), 4);
+    let pair = &view["pairs"][0];
+    let expected = 196.0 / pair["samples"].as_f64().unwrap().sqrt();
+    assert!((pair["error_percent"].as_f64().unwrap() - expected).abs() < 1e-9, "{pair}");
+    assert_eq!(get(http, "/live.json?row_from=x").status, 400);
+    let page = get(http, "/");
+    assert!(page.text().contains("Traffic matrix") && !page.text().contains("/*SCRIPT*/"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.contains("script-src 'sha256-") && !policy.contains("unsafe"), "{policy}");
+    daemon.stop();
+}
+
+#[test]
+fn pairs_are_in_the_metrics_where_they_are_asked_for() {
+    let (site, daemon, http) = start();
+    speak(&site.fabric, daemon.address(), BURST);
+    wait_datagrams(http, BURST as u64 + 1);
+    assert!(!get(http, "/metrics").text().contains("ixflow_pair_"), "none is asked for");
+    daemon.stop();
+
+    let site = Site::new();
+    let daemon = site.start(&[HTTP, "sflow_metrics_pairs=top:3"]);
+    daemon.wait_table("new table: ");
+    let http = daemon.http();
+    // Nobody has the page open: the metrics alone keep the view up.
+    let text = wait_for("pairs in the metrics", || {
+        speak(&site.fabric, daemon.address(), BURST);
+        let metrics = get(http, "/metrics");
+        metrics.text().contains("ixflow_pair_bytes_per_second{").then_some(metrics)
+    });
+    let samples = samples(text.text());
+    let of = |metric: &str| -> BTreeMap<String, f64> {
+        let prefix = format!("{metric}{{");
+        let found = samples
+            .iter()
+            .filter_map(|(name, &value)| Some((name.strip_prefix(&prefix)?.to_owned(), value)));
+        found.collect()
+    };
+    let bytes = of("ixflow_pair_bytes_per_second");
+    let packets = of("ixflow_pair_packets_per_second");
+    let errors = of("ixflow_pair_error_percent");
+    assert_eq!((bytes.len(), packets.len()), (6, 6), "three pairs, two protocols: {bytes:?}");
+    assert!(bytes.keys().eq(packets.keys()));
+    for (labels, &rate) in &bytes {
+        assert_eq!(rate > 0.0, packets[labels] > 0.0, "{labels}");
+        // Who has a rate has an error, and nobody else.
+        let error = errors.get(labels).copied();
+        assert_eq!(rate > 0.0, error.is_some_and(|error| error > 0.0), "{labels}: {error:?}");
+        let frame = rate / packets[labels];
+        assert!(rate == 0.0 || (64.0..=1_518.0).contains(&frame), "{labels}: {frame}");
+    }
+    daemon.stop();
+    let (_, log) = site.try_start(&[HTTP, "sflow_metrics_pairs=3"]).wait();
+    assert!(log.contains("sflow_metrics_pairs = 3: expected top:N"), "{log}");
+}
+
+#[test]
+fn the_quality_of_an_agent_is_in_all_views() {
+    let site = Site::with_counters();
+    let daemon = site.start(&[HTTP]);
+    daemon.wait_table("new table: ");
+    let http = daemon.http();
+    let mut speaker = Speaker::start(&site.fabric, daemon.address());
+    wait_for("a quality of some hundred samples", || {
+        let status = get(http, "/status.json").json();
+        let agents = status["agents"].as_array().unwrap();
+        let few = |agent: &Value| agent["quality"]["error_percent"].as_f64() < Some(10.0);
+        agents.iter().any(|agent| agent["quality"].is_object() && few(agent)).then_some(())
+    });
+    let status = wait_datagrams(http, speaker.stop() + 1);
+    let metrics = get(http, "/metrics");
+    let samples = samples(metrics.text());
+    let mut compared = 0;
+    for agent in status["agents"].as_array().unwrap() {
+        let quality = &agent["quality"];
+        let labels =
+            format!("{{agent={},sub_agent=\"{}\"}}", agent["address"], agent["sub_agent_id"]);
+        for (metric, field) in [
+            ("ixflow_agent_quality_ratio", "ratio"),
+            ("ixflow_agent_quality_error_percent", "error_percent"),
+        ] {
+            let sample = samples.get(&*format!("{metric}{labels}")).copied();
+            assert_eq!(sample, quality[field].as_f64(), "{metric}{labels}");
+        }
+        if let Some(ratio) = quality["ratio"].as_f64() {
+            // The simulator's counters count what its samples stand for; three times the error
+            // that 19 of 20 do not exceed is exceeded by nobody.
+            let error = quality["error_percent"].as_f64().unwrap() / 100.0;
+            assert!((ratio - 1.0).abs() < 3.0 * error, "{quality}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 0, "{status}");
+    daemon.stop();
+}
+
+#[test]
+fn files_are_served_fresh_and_nothing_else_is() {
+    if !daemon::is_installed() {
+        return;
+    }
+    let site = Site::new();
+    let rrdcached = daemon::Rrdcached::start(site.directory.path(), daemon::DOCUMENTED);
+    let socket = format!("sflow_rrdcached_socket={}", site.path("rrdcached.sock").display());
+    let ixflow = site.start(&[HTTP, "sflow_rrdcached=1", "sflow_flush_secs=10", &socket]);
+    ixflow.wait_table("new table: ");
+    let http = ixflow.http();
+    speak(&site.fabric, ixflow.address(), BURST);
+    let name = "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd";
+    let target = format!("/grapher-sflow/{name}");
+    let path = site.tree().join(name);
+    wait_for("an update that rrdcached has", || {
+        (get(http, "/status.json").json()["write"]["intervals"].as_u64() > Some(0)).then_some(())
+    });
+    // rrdcached would keep it to itself for an hour.
+    let before = std::fs::read(&path).unwrap();
+    let answer = get(http, &target);
+    assert_eq!(answer.status, 200);
+    assert_ne!(answer.body, before, "rrdcached wrote down what it had");
+    let head = request(http, "HEAD", &target, &[]);
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(head.header("content-length"), answer.body.len().to_string());
+    let (etag, modified) = (head.header("etag"), head.header("last-modified"));
+    for (headers, status) in [
+        (&[("If-None-Match", etag)][..], 304),
+        (&[("If-None-Match", "\"other\"")][..], 200),
+        (&[("If-Modified-Since", modified)][..], 304),
+        (&[("If-Modified-Since", "Thu, 01 Jan 1970 00:00:00 GMT")][..], 200),
+        (&[("Range", "bytes=999999999-")][..], 416),
+        (&[("Range", "bytes=0-3"), ("If-Range", "\"other\"")][..], 200),
+    ] {
+        assert_eq!(request(http, "GET", &target, headers).status, status, "{headers:?}");
+    }
+    let part = request(http, "GET", &target, &[("Range", "bytes=0-3"), ("If-Range", etag)]);
+    assert_eq!((part.status, &*part.body), (206, &b"RRD\0"[..]));
+
+    // What is no name of the tree, and what a name of the tree leads out of it by.
+    let outside = site.path("ixpmanager.conf");
+    let link = site.tree().join("ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00011.rrd");
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    std::fs::create_dir(
+        site.tree().join("ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00012.rrd"),
+    )
+    .unwrap();
+    for hostile in [
+        "",
+        "..",
+        "../ixpmanager.conf",
+        "%2e%2e/ixpmanager.conf",
+        "..%2fixpmanager.conf",
+        "/etc/passwd",
+        "ipv4/",
+        "ipv4/bytes/aggregate/",
+        "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00011.rrd",
+        "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00012.rrd",
+        "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd%00",
+        "ipv4/bytes/aggregate/../aggregate/aggregate.ipv4.bytes.vlan00010.rrd",
+        "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan10.rrd",
+        "ipv4//bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd",
+        "ipv6/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd",
+    ] {
+        let answer = get(http, &format!("/grapher-sflow/{hostile}"));
+        assert_eq!(answer.status, 404, "{hostile}");
+    }
+    let graph = "/graph.png?vlan=10&protocol=ipv4&unit=bytes&period=day";
+    assert!(get(http, graph).body.starts_with(b"\x89PNG"));
+    assert_eq!(get(http, "/graph.png?vlan=99&protocol=ipv4&unit=bytes&period=day").status, 404);
+    ixflow.stop();
+    drop(rrdcached);
 }
 
 #[test]

@@ -126,10 +126,21 @@ pub struct AgentStatus {
     pub data_sources: usize,
     /// Their sampling rates, lowest and highest; 0 where there is none.
     pub sampling_rates: [u32; 2],
+    /// Its samples held against its counters; none while there is nothing to compare.
+    pub quality: Option<QualityStatus>,
     /// When it was first heard, in milliseconds since 1970.
     pub first_seen_millis: u64,
     /// When it was last heard.
     pub last_seen_millis: u64,
+}
+
+/// What an agent's samples stand for, over what it counted at the same ports in the same time.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+pub struct QualityStatus {
+    /// Estimated over counted: 1 is right.
+    pub ratio: f64,
+    /// The error of the ratio, in percent, in 95 of 100 cases.
+    pub error_percent: f64,
 }
 
 fn losses_by_name<S: Serializer>(losses: &Losses, serializer: S) -> Result<S::Ok, S::Error> {
@@ -212,6 +223,7 @@ impl AgentStatus {
             direction_unknown: state.directions[UNKNOWN],
             data_sources: state.sources.len(),
             sampling_rates: [lowest, rates.max().unwrap_or(0)],
+            quality: None,
             first_seen_millis: state.first_seen_millis,
             last_seen_millis: state.last_seen_millis,
         }
@@ -222,22 +234,33 @@ impl AgentStatus {
     }
 }
 
+fn quality(agent: &Agent) -> Option<QualityStatus> {
+    let quality = agent.quality();
+    let ratio = quality.ratio?;
+    Some(QualityStatus { ratio, error_percent: quality.error_percent })
+}
+
 impl Status {
     pub(super) fn of(state: &State, now_millis: u64, rates: Option<&mut Rates>) -> Status {
         let totals = state.agents.totals();
         let list = state.agents.list();
         let agents_known = list.len();
-        let mut agents: Vec<_> =
-            list.iter().map(|agent: &Arc<Agent>| AgentStatus::of(agent)).collect();
+        let mut agents: Vec<(AgentStatus, Arc<Agent>)> =
+            list.into_iter().map(|agent| (AgentStatus::of(&agent), agent)).collect();
         // Those of agents that gave their places up are in these sums.
         let (sequence, agent_drops) = state.agents.sequence_counts();
         let received = Received::new(&totals, sequence, agent_drops);
 
-        agents.sort_by_key(|agent| (agent.first_seen_millis, agent.key()));
+        agents.sort_by_key(|(agent, _)| (agent.first_seen_millis, agent.key()));
         let mut other_agents = Received::default();
-        for other in agents.drain(AGENTS_SHOWN_MAX.min(agents.len())..) {
+        for (other, _) in agents.drain(AGENTS_SHOWN_MAX.min(agents.len())..) {
             other_agents.merge(&other.received);
         }
+        // A walk over the ports of those that are shown.
+        let mut agents: Vec<AgentStatus> = agents
+            .into_iter()
+            .map(|(status, agent)| AgentStatus { quality: quality(&agent), ..status })
+            .collect();
         agents.sort_by_key(AgentStatus::key);
 
         let mut findings = state.findings().clone();

@@ -4,8 +4,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ixflow::clock::Clock;
 use ixflow::simulate::{ApiServer, Fabric, Truth};
@@ -65,6 +67,16 @@ impl Site {
     /// A site whose portal answers.
     pub(crate) fn new() -> Site {
         let mut site = Site::without_portal();
+        site.start_portal();
+        site
+    }
+
+    /// A site whose portal answers, and whose ports tell their counters every second.
+    pub(crate) fn with_counters() -> Site {
+        let mut site = Site::without_portal();
+        let fabric =
+            "members = 4\nipv6_share = 0.3\nsampling_rate = 509\ncounters_interval_secs = 1";
+        site.fabric = Fabric::from_toml(fabric).unwrap();
         site.start_portal();
         site
     }
@@ -269,6 +281,52 @@ pub(crate) fn speak(fabric: &Fabric, to: SocketAddr, datagrams: usize) -> Truth 
         socket.send_to(&payload, to).unwrap();
     }
     generator.finish()
+}
+
+/// A fabric that speaks to the daemon until it is dropped or stopped.
+pub(crate) struct Speaker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<u64>>,
+}
+
+impl Speaker {
+    pub(crate) fn start(fabric: &Fabric, to: SocketAddr) -> Speaker {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut generator = fabric.generator(Clock::System.now_millis(), 500);
+        let thread = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                let socket = UdpSocket::bind((to.ip(), 0)).unwrap();
+                let mut payload = Vec::new();
+                let mut datagrams = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    generator.generate(&mut payload);
+                    socket.send_to(&payload, to).unwrap();
+                    datagrams += 1;
+                    // The pace of a small exchange; nothing is waited for.
+                    let now_micros = Clock::System.now_millis() * 1_000;
+                    let ahead = generator.next_micros().saturating_sub(now_micros);
+                    std::thread::park_timeout(Duration::from_micros(ahead));
+                }
+                datagrams
+            }
+        });
+        Speaker { stop, thread: Some(thread) }
+    }
+
+    /// Ends it; how many datagrams it has sent.
+    pub(crate) fn stop(&mut self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        let Some(thread) = self.thread.take() else { return 0 };
+        thread.thread().unpark();
+        thread.join().unwrap()
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 /// The fields of the line that sums up what was received, as `name=value`.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use foldhash::fast::FixedState;
 use serde::{Deserialize, Serialize};
 
-use crate::count::Traffic;
+use crate::count::{Traffic, relative_error_percent};
 use crate::flush::PairTraffic;
 use crate::flush::live::Snapshot;
 use crate::ixp::{IpProtocol, VliId};
@@ -91,10 +91,9 @@ impl Rate {
         self.samples += other.samples;
     }
 
-    /// The relative error that 19 of 20 such rates do not exceed, in percent (sFlow packet
-    /// sampling basics: 196 x sqrt(1 / samples)).
+    /// The relative error that 19 of 20 such rates do not exceed, in percent.
     fn error_percent(self) -> Option<f64> {
-        (self.samples > 0).then(|| 196.0 * (1.0 / self.samples as f64).sqrt())
+        (self.samples > 0).then(|| relative_error_percent(self.samples))
     }
 }
 

@@ -11,7 +11,7 @@ use crate::finding::Level;
 use crate::flush::PairTraffic;
 use crate::ixp::IpProtocol;
 use crate::loss::Loss;
-use crate::state::status::{Received, Status};
+use crate::state::status::{QualityStatus, Received, Status};
 
 /// What is rendered.
 pub struct View<'a> {
@@ -162,6 +162,13 @@ metrics! {
             out.labelled(&[("agent", &address), ("sub_agent", &id)], secs);
         };
 
+    Gauge "ixflow_agent_quality_ratio"
+        "What an agent's samples stand for, over what its port counters counted in the same time; absent while there is nothing to compare."
+        |view, out| quality(view, out, |quality| quality.ratio);
+    Gauge "ixflow_agent_quality_error_percent"
+        "The error of ixflow_agent_quality_ratio, in percent of it, in 95 of 100 cases."
+        |view, out| quality(view, out, |quality| quality.error_percent);
+
     Gauge "ixflow_table_age_seconds"
         "Seconds since the portal gave or confirmed the MAC table; absent while there is none."
         |view, out| if let Some(secs) = view.status.table_age_secs() {
@@ -229,9 +236,31 @@ metrics! {
         |view, out| pairs(view, out, |traffic, protocol| traffic.bytes[protocol as usize]);
     Gauge "ixflow_pair_packets_per_second" "As ixflow_pair_bytes_per_second, in packets."
         |view, out| pairs(view, out, |traffic, protocol| traffic.packets[protocol as usize]);
+    Gauge "ixflow_pair_error_percent"
+        "The error of the two rates of a pair, in percent, in 95 of 100 cases; absent where no sample came."
+        |view, out| each_pair(view, out, |traffic, protocol, _| {
+            (traffic.samples[protocol as usize] > 0).then(|| traffic.error_percent(protocol))
+        });
+}
+
+fn quality(view: &View<'_>, out: &mut Samples<'_>, value: fn(&QualityStatus) -> f64) {
+    for agent in &view.status.agents {
+        if let Some(quality) = &agent.quality {
+            let (address, id) = (agent.address.to_string(), agent.sub_agent_id.to_string());
+            out.labelled(&[("agent", &address), ("sub_agent", &id)], value(quality));
+        }
+    }
 }
 
 fn pairs(view: &View<'_>, out: &mut Samples<'_>, value: fn(&Traffic, IpProtocol) -> u64) {
+    each_pair(view, out, |traffic, protocol, secs| Some(value(traffic, protocol) as f64 / secs));
+}
+
+fn each_pair(
+    view: &View<'_>,
+    out: &mut Samples<'_>,
+    value: impl Fn(&Traffic, IpProtocol, f64) -> Option<f64>,
+) {
     let (pairs, secs) = view.pairs;
     if secs <= 0.0 {
         return;
@@ -244,7 +273,9 @@ fn pairs(view: &View<'_>, out: &mut Samples<'_>, value: fn(&Traffic, IpProtocol)
                 ("destination", destination.as_str()),
                 ("protocol", protocol.name()),
             ];
-            out.labelled(&labels, value(&pair.traffic, protocol) as f64 / secs);
+            if let Some(value) = value(&pair.traffic, protocol, secs) {
+                out.labelled(&labels, value);
+            }
         }
     }
 }

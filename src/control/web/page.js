@@ -114,6 +114,7 @@ function showStatus(status) {
       [number.format(agent.received.flow_samples), "n"], [number.format(agent.received.counted), "n"],
       [number.format(agent.received.sequence_gaps), "n"], [number.format(agent.received.agent_drops), "n"],
       [rates[0] === rates[1] ? number.format(rates[0]) : `${number.format(rates[0])}–${number.format(rates[1])}`, "n"],
+      [agent.quality ? `${agent.quality.ratio.toFixed(2)} ±${agent.quality.error_percent.toFixed(1)} %` : "–", "n"],
       [ago(agent.last_seen_millis, status.now_millis), "n"], [losses || "nothing", "muted"],
     ]);
   }), "No agent was heard yet.");
@@ -146,7 +147,7 @@ function showLans(view) {
 function showView(view) {
   state.view = view;
   showLans(view);
-  $("f-traffic").textContent = view.ready ? bits(view.total.bits_per_sec) : "–";
+  $("f-traffic").textContent = view.ready ? `${bits(view.total.bits_per_sec)} ${band(view.total.samples)}` : "–";
   state.cells = new Map(view.cells.map((cell) => [cell[0] * 65536 + cell[1], cell]));
   state.max = view.cells.reduce((max, cell) => Math.max(max, cell[2]), 0);
   const group = view.rows.group > 1 || view.columns.group > 1;
@@ -160,6 +161,7 @@ function showView(view) {
   fill("members", view.members.slice(0, 10).map((member) => row([
     link(`VLI ${member.vli}`, () => openGraphs({ source: member.vli })),
     [bits(member.out.bits_per_sec), "n"], [bits(member.in.bits_per_sec), "n"],
+    [band(member.out.samples + member.in.samples), "n muted"],
     meter((member.out.bits_per_sec + member.in.bits_per_sec) / most),
   ])), "Nobody speaks.");
   const top = view.pairs.length ? view.pairs[0].bits_per_sec : 0;
@@ -193,9 +195,14 @@ function draw() {
   }
   if (state.at) {
     const [x, y, width, height] = box(state.at.row, state.at.column);
-    paint.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--ink");
-    paint.lineWidth = 2 * ratio;
-    paint.strokeRect(x, y, width, height);
+    // One line of the ink and one of the paper: on any color one of the two is seen.
+    const style = getComputedStyle(document.documentElement);
+    for (const [name, inset] of [["--ink", 1], ["--card", 3]]) {
+      const by = Math.min(inset * ratio, width / 2, height / 2);
+      paint.strokeStyle = style.getPropertyValue(name);
+      paint.lineWidth = 2 * ratio;
+      paint.strokeRect(x + by, y + by, width - 2 * by, height - 2 * by);
+    }
   }
   const scale = $("scale").getContext("2d");
   for (let x = 0; x < 160; x += 1) { scale.fillStyle = color(x / 159); scale.fillRect(x, 0, 1, 8); }
