@@ -451,6 +451,8 @@ fn teaches(sample: &FlowSample<'_>) -> bool {
     sample.sequence_number.wrapping_mul(0x9e37_79b1) < u32::MAX / SHARE
 }
 
+/// On the path a sample stays in registers: what is off it is given copies, because a reference
+/// would keep all of every sample in memory.
 impl Walk<'_> {
     #[inline]
     fn resolve(
@@ -484,7 +486,8 @@ impl Walk<'_> {
             })?;
             table.pair(vlan, frame.source, frame.destination)?
         } else {
-            self.pair_by_policy(sample, &frame, switch_vlans(sample))?
+            let (sample, frame) = (*sample, frame);
+            self.pair_by_policy(&sample, &frame, switch_vlans(&sample))?
         };
         self.settle(sample, &frame, cell, sampling_rate, frame_length_bytes, protocol)
     }
@@ -501,10 +504,14 @@ impl Walk<'_> {
         protocol: IpProtocol,
     ) -> Result<Hit, Loss> {
         if teaches(sample) {
-            self.learn(sample, frame, cell, sampling_rate);
+            let (sample, frame) = (*sample, *frame);
+            self.learn(&sample, &frame, cell, sampling_rate);
         }
-        if !self.notes.core_ports.is_empty() && self.is_at_core_port(sample) {
-            return Err(Loss::CorePort);
+        if !self.notes.core_ports.is_empty() {
+            let sample = *sample;
+            if self.is_at_core_port(&sample) {
+                return Err(Loss::CorePort);
+            }
         }
         Ok(Hit { cell, sampling_rate, frame_length_bytes, protocol })
     }
@@ -737,8 +744,14 @@ impl Visitor for Walk<'_> {
     #[inline]
     fn flow_sample(&mut self, sample: &FlowSample<'_>) {
         let (direction, sampling_rate) = self.notes.flow_sample(sample);
-        let resolved = self.resolve(sample, direction, sampling_rate);
-        match resolved.or_else(|loss| self.look_again(sample, sampling_rate, loss)) {
+        let resolved = match self.resolve(sample, direction, sampling_rate) {
+            Err(loss) => {
+                let sample = *sample;
+                self.look_again(&sample, sampling_rate, loss)
+            }
+            found => found,
+        };
+        match resolved {
             Ok(hit) => {
                 self.notes.totals.counted += 1;
                 self.hits.push(hit);
