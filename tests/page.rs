@@ -476,6 +476,12 @@ fn a_narrow_window_does_not_scroll_sideways() {
         let widths = browser
             .evaluate("(({ scrollWidth, clientWidth }) => [scrollWidth, clientWidth])(document.documentElement)");
         assert!(widths[0].as_u64() <= widths[1].as_u64(), "{widths}");
+        // Nor is anything of the two lists cut off.
+        for list in ["talkers", "table"] {
+            let widths =
+                browser.evaluate(&format!("[$('{list}').scrollWidth, $('{list}').clientWidth]"));
+            assert!(widths[0].as_u64() <= widths[1].as_u64(), "{list}: {widths}");
+        }
         browser.screenshot(&format!("{width}-{scheme}.png"));
         browser.evaluate("scrollTo(0, 900)");
         browser.screenshot(&format!("{width}-{scheme}-below.png"));

@@ -124,7 +124,7 @@ function showStatus(status) {
     [number.format(mac.samples), "n"], [mac.addresses.join(", ") || "–", "muted"],
   ])), "None.");
   $("macs-note").textContent = status.unknown_macs_others ? `${number.format(status.unknown_macs_others)} samples of further addresses` : "";
-  $("footer").textContent = `ixflow ${status.version}, up ${ago(0, status.uptime_secs * 1000)}, ${status.workers} workers; ${number.format(status.write.updates)} updates written, ${status.write.backlog} intervals waiting`;
+  $("footer").textContent = `ixflow ${status.version}, up ${ago(0, status.uptime_secs * 1000)}, ${status.workers} worker${status.workers === 1 ? "" : "s"}; ${number.format(status.write.updates)} updates written, ${status.write.backlog} intervals waiting`;
 }
 
 function showLans(view) {
