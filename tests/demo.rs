@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use ixflow::ixp::{IpProtocol, Unit, VlanTag};
 use ixflow::simulate::{DEFAULT_FABRIC, Fabric};
 use ixflow::sink::librrd::fetch;
 use ixflow::sink::{Consolidation, File, STEP_SECS};
+
+use crate::support::http::get;
+use crate::support::path::wait_for;
 
 const RATE: u32 = 150;
 
@@ -37,6 +41,40 @@ fn references(page: &Path) -> Vec<PathBuf> {
         html.split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap())
     });
     found.map(|target| page.parent().unwrap().join(target)).collect()
+}
+
+/// A demo; it is killed when it is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // By its own id, and nothing if it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_demo_has_a_live_page_while_it_is_live() {
+    let place = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ixflow"));
+    command.arg("demo").arg("--dir").arg(place.path().join("demo"));
+    // Far longer than the test takes.
+    command.args(["--hours", "1", "--live", "600", "--rate", "300"]).stdout(Stdio::piped());
+    let mut demo = Running(command.spawn().unwrap());
+    let stdout = BufReader::new(demo.0.stdout.take().unwrap());
+    let mut lines = stdout.lines().map(Result::unwrap);
+    let line = lines.find(|line| line.contains("http://")).expect("an address");
+    let address = line.split("http://").nth(1).unwrap().trim_end_matches('/').parse().unwrap();
+    assert!(get(address, "/").text().contains("Traffic matrix"));
+    let status = get(address, "/status.json").json();
+    assert_eq!(status["ready"], true);
+    let fabric = Fabric::from_toml(DEFAULT_FABRIC).unwrap();
+    assert_eq!(status["table"]["vlis"], fabric.vlis().len());
+    wait_for("traffic in the live view", || {
+        let view = get(address, "/live.json").json();
+        (view["ready"] == true && view["total"]["samples"].as_u64() > Some(0)).then_some(())
+    });
 }
 
 #[test]

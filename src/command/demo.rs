@@ -8,6 +8,7 @@
 //! What the simulator said is then compared with what the RRD files hold, byte by byte, before
 //! anything is drawn.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -22,6 +23,7 @@ use rrd::error::RrdError;
 use super::simulate::DEFAULT_API_KEY;
 use crate::agent::{Agents, DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
 use crate::clock::Clock;
+use crate::control::web::{self, Listeners, Web, WebError};
 use crate::flush::backlog::WhenFull;
 use crate::ixp::{IpProtocol, Unit};
 use crate::pipeline::{Pipeline, PipelineError, Setup};
@@ -31,7 +33,7 @@ use crate::simulate::send::{Limit, Pace, send};
 use crate::simulate::{DEFAULT_FABRIC, Fabric, FabricError, Generator, SimulatedSource};
 use crate::sink::direct::{self, Direct};
 use crate::sink::{Create, File, STEP_SECS, Tree};
-use crate::state::State;
+use crate::state::{State, TableState};
 
 mod check;
 mod page;
@@ -125,6 +127,9 @@ pub enum DemoError {
         /// What the system says.
         error: io::Error,
     },
+    /// The socket of the live page.
+    #[error(transparent)]
+    Web(#[from] WebError),
     /// The data path.
     #[error(transparent)]
     Pipeline(#[from] PipelineError),
@@ -203,6 +208,21 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         when_full: WhenFull::Wait,
         keep: None,
     };
+    *state.table() = TableState {
+        source: "the fabric".into(),
+        fetched_secs: now_secs,
+        infrastructures: fabric
+            .vlis()
+            .iter()
+            .map(|vli| vli.infrastructure)
+            .collect::<BTreeSet<_>>()
+            .len(),
+        vlans,
+        macs: table.mac_count(),
+        vlis: fabric.vlis().len(),
+        failures: 0,
+    };
+    state.set_listening(vec![target]);
     let plan = Plan { table, policy: Policy::default() };
     let (caught_up, catching_up) = bounded(1);
     let silent = Arc::new(AtomicBool::new(false));
@@ -229,12 +249,17 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         seconds(driven_millis),
     )?;
     writeln!(out, "live:   {} s over UDP to {target}", arguments.live)?;
+    let web = start_web(&root, &state, &pipeline)?;
+    for address in &web.1 {
+        writeln!(out, "        look meanwhile at http://{address}/")?;
+    }
     out.flush()?;
     let limit = Limit { duration_millis: Some(u64::from(arguments.live) * 1000), datagrams: None };
     let sent = send(&mut generator, target, Pace::Stamps, limit, &AtomicBool::new(false), |_| {});
     // The worker ends once the socket is empty, whether or not all could be sent.
     silent.store(true, Ordering::Release);
     pipeline.join()?;
+    drop(web);
     let sent = sent.map_err(|error| DemoError::Send { target, error })?;
     writeln!(
         out,
@@ -313,6 +338,29 @@ pub fn run(arguments: &Arguments) -> Result<(), DemoError> {
         0 => Ok(()),
         differing => Err(DemoError::Differs(differing)),
     }
+}
+
+/// The daemon's page over the demo's state, on a port that the system chooses.
+fn start_web(
+    root: &Path,
+    state: &Arc<State>,
+    pipeline: &Pipeline,
+) -> Result<(Web, Vec<SocketAddr>), DemoError> {
+    let listeners = Listeners::bind(&[(Ipv4Addr::LOCALHOST, 0).into()])?;
+    let addresses = listeners.addresses();
+    let settings = web::Settings {
+        token: None,
+        metrics_pairs: 0,
+        rrd_dir: root.to_owned(),
+        rrdcached: Vec::new(),
+    };
+    let sources = web::Sources {
+        state: state.clone(),
+        epoch: pipeline.epoch().clone(),
+        live: pipeline.live().clone(),
+        clock: Clock::System,
+    };
+    Ok((Web::start(listeners, settings, sources)?, addresses))
 }
 
 fn fabric(path: Option<&Path>) -> Result<Fabric, DemoError> {
