@@ -7,6 +7,7 @@ pub mod prune;
 pub mod replay;
 pub mod run;
 pub mod simulate;
+pub mod top;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -56,6 +57,8 @@ enum Command {
     Run(run::Arguments),
     /// Looks at settings, portal, RRD files and sockets, and says what is wrong and what mends it.
     Check(check::Arguments),
+    /// Shows a running ixflow's pairs, members, agents, losses and findings in the terminal.
+    Top(top::Arguments),
     /// Takes captures through the same path, into RRD files or a table.
     Replay(replay::Arguments),
     /// Removes files of VLIs that the portal no longer knows.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
             };
         }
         Command::Run(arguments) => run::run(&arguments).map_err(|error| error.to_string()),
+        Command::Top(arguments) => top::run(&arguments).map_err(|error| error.to_string()),
         Command::Replay(arguments) => replay::run(&arguments).map_err(|error| error.to_string()),
         Command::Prune(arguments) => prune::run(&arguments).map_err(|error| error.to_string()),
         Command::Simulate(arguments) => {

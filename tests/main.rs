@@ -21,6 +21,7 @@ mod simulate;
 mod sink;
 mod spread;
 mod support;
+mod top;
 mod tree;
 mod truth;
 mod web;

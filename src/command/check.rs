@@ -277,7 +277,8 @@ fn who_am_i() -> String {
     format!("checked as {}", name.unwrap_or_else(|| format!("user {id}")))
 }
 
-fn duration(secs: u64) -> String {
+/// A time in one unit.
+pub(super) fn duration(secs: u64) -> String {
     match secs {
         0..=119 => format!("{secs} s"),
         120..=7_199 => format!("{} min", secs / 60),

@@ -658,7 +658,7 @@ impl Client {
 }
 
 /// What an error says, from its first cause on: reqwest's own text repeats the address.
-fn causes(error: &reqwest::Error) -> String {
+pub(crate) fn causes(error: &reqwest::Error) -> String {
     let mut texts: Vec<String> = Vec::new();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
@@ -672,7 +672,8 @@ fn causes(error: &reqwest::Error) -> String {
     if texts.is_empty() { "unknown".to_owned() } else { texts.join(": ") }
 }
 
-fn without_userinfo(address: &str) -> String {
+/// An address as it may be shown: without user and password.
+pub(crate) fn without_userinfo(address: &str) -> String {
     match Url::parse(address) {
         Ok(mut url) => {
             let removed = url.set_username("").is_ok() && url.set_password(None).is_ok();

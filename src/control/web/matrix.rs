@@ -3,6 +3,9 @@
 //! However many VLIs a VLAN has, an answer has at most [`SIDE_MAX`] rows and columns: of a larger
 //! VLAN a cell is the sum of several VLIs, which are neighbours in the order of their traffic. A
 //! part of the rows and columns can be asked for, so that one can go in.
+//!
+//! The lists of members and pairs are the first [`TOP_MAX`] at the most, by the order that is
+//! asked for, of the whole VLAN or of one VLI and its peers.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,8 +23,11 @@ use crate::resolve::Lan;
 /// Rows, and columns, of an answer at the most.
 pub const SIDE_MAX: usize = 96;
 
-/// Pairs and members in the lists of an answer.
+/// Pairs and members in the lists of an answer, unless another number is asked for.
 const TOP: usize = 50;
+
+/// Pairs and members in the lists of an answer at the most.
+pub const TOP_MAX: usize = 1_000;
 
 /// VLIs keep their places in the matrix for so long, that rows do not jump under the eyes.
 const ORDER_KEPT: Duration = Duration::from_secs(30);
@@ -43,6 +49,36 @@ pub struct Query {
     column_to: Option<usize>,
     /// Rows and columns of the answer at the most.
     side: Option<usize>,
+    /// The only VLI whose pairs are in the lists; its peers are the members.
+    vli: Option<u32>,
+    /// The order of the lists.
+    sort: Order,
+    /// Pairs and members in the lists at the most.
+    top: Option<usize>,
+}
+
+/// The order of a list.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Order {
+    /// Most bits a second first.
+    #[default]
+    Bits,
+    /// Most packets a second first.
+    Packets,
+    /// The smallest relative error first, which is that of most samples.
+    Error,
+}
+
+impl Order {
+    /// What is sorted by, the largest first.
+    fn weight(self, rate: Rate) -> f64 {
+        match self {
+            Order::Bits => rate.bits_per_sec,
+            Order::Packets => rate.packets_per_sec,
+            Order::Error => rate.samples as f64,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, Deserialize, Serialize)]
@@ -150,12 +186,12 @@ pub struct View {
     pairs: Vec<Pair>,
 }
 
-/// An order, and when it was made.
-type Order = (Instant, Arc<Vec<VliId>>);
+/// The VLIs of a VLAN by their traffic, and when they were put in this order.
+type Ranking = (Instant, Arc<Vec<VliId>>);
 
 /// The order of the VLIs of each VLAN that was looked at, by infrastructure and tag.
 #[derive(Default, Debug)]
-pub struct Orders(HashMap<(u32, u16), Order, FixedState>);
+pub struct Orders(HashMap<(u32, u16), Ranking, FixedState>);
 
 impl Orders {
     fn of(
@@ -196,6 +232,7 @@ pub fn view(query: &Query, snapshot: Option<&Snapshot>, lans: &[Lan], orders: &m
     let asked = |lan: &&Lan| {
         query.infrastructure.is_none_or(|id| id == lan.infrastructure.0)
             && query.vlan.is_none_or(|vlan| vlan == lan.vlan.as_u16())
+            && query.vli.is_none_or(|vli| lan.vlis.binary_search(&VliId(vli)).is_ok())
     };
     // Unless one is asked for, the largest.
     let lan = lans.iter().filter(asked).max_by_key(|lan| lan.vlis.len());
@@ -256,29 +293,45 @@ pub fn view(query: &Query, snapshot: Option<&Snapshot>, lans: &[Lan], orders: &m
         .collect();
     view.cells.sort_unstable_by_key(|&(row, column, ..)| (row, column));
 
+    let listed = rates.iter().filter(|(source, destination, _)| {
+        query.vli.is_none_or(|vli| source.0 == vli || destination.0 == vli)
+    });
+    if query.vli.is_some() {
+        traffic.clear();
+        for &(source, destination, rate) in listed.clone() {
+            traffic.entry(source).or_default().0.add(rate);
+            traffic.entry(destination).or_default().1.add(rate);
+        }
+    }
+    let top_max = query.top.unwrap_or(TOP).clamp(1, TOP_MAX);
     let members = traffic.iter().map(|(vli, &(out, into))| Member { vli: vli.0, out, into });
-    let weight = |member: &Member| member.out.bits_per_sec + member.into.bits_per_sec;
-    view.members =
-        top(members.collect(), |a, b| weight(b).total_cmp(&weight(a)).then(a.vli.cmp(&b.vli)));
-    let pairs = rates.iter().map(|&(source, destination, rate)| Pair {
+    let weight = |member: &Member| query.sort.weight(member.out) + query.sort.weight(member.into);
+    view.members = top(members.collect(), top_max, |a, b| {
+        weight(b).total_cmp(&weight(a)).then(a.vli.cmp(&b.vli))
+    });
+    let pairs = listed.map(|&(source, destination, rate)| Pair {
         source: source.0,
         destination: destination.0,
         rate,
         error_percent: rate.error_percent(),
     });
-    view.pairs = top(pairs.collect(), |a, b| {
-        let by_rate = b.rate.bits_per_sec.total_cmp(&a.rate.bits_per_sec);
+    view.pairs = top(pairs.collect(), top_max, |a, b| {
+        let by_rate = query.sort.weight(b.rate).total_cmp(&query.sort.weight(a.rate));
         by_rate.then((a.source, a.destination).cmp(&(b.source, b.destination)))
     });
     view.order = order.iter().map(|vli| vli.0).collect();
     view
 }
 
-/// The first [`TOP`] in an order.
-fn top<T>(mut all: Vec<T>, order: impl Fn(&T, &T) -> std::cmp::Ordering + Copy) -> Vec<T> {
-    if all.len() > TOP {
-        all.select_nth_unstable_by(TOP, order);
-        all.truncate(TOP);
+/// The first `count` in an order.
+fn top<T>(
+    mut all: Vec<T>,
+    count: usize,
+    order: impl Fn(&T, &T) -> std::cmp::Ordering + Copy,
+) -> Vec<T> {
+    if all.len() > count {
+        all.select_nth_unstable_by(count, order);
+        all.truncate(count);
     }
     all.sort_unstable_by(order);
     all
@@ -379,6 +432,45 @@ mod tests {
         assert_eq!(view.cells[0].4, 4);
         assert_eq!(view.pairs.len(), TOP);
         assert_eq!(view.pairs[0].error_percent, Some(98.0));
+    }
+
+    #[test]
+    fn lists_are_in_the_order_asked_for_and_of_the_vli_asked_for() {
+        let mut snapshot = snapshot(60);
+        // Few large packets, many small ones, many samples: each first in one order.
+        let pair = |source: u32, destination: u32, bytes, packets, samples| PairTraffic {
+            source: VliId(source),
+            destination: VliId(destination),
+            traffic: Traffic { bytes: [bytes, 0], packets: [packets, 0], samples: [samples, 0] },
+        };
+        snapshot.pairs.retain(|pair| pair.source.0 > 3);
+        snapshot.pairs.extend([
+            pair(1, 2, 1 << 30, 10, 1),
+            pair(2, 3, 100, 1 << 20, 2),
+            pair(3, 1, 100, 10, 1_000),
+        ]);
+        let ask = |text: &str| {
+            let query: Query = serde_json::from_str(text).unwrap();
+            view(&query, Some(&snapshot), &[], &mut Orders::default())
+        };
+        for (sort, first) in [("bits", (1, 2)), ("packets", (2, 3)), ("error", (3, 1))] {
+            let view = ask(&format!(r#"{{"sort": "{sort}", "top": 7}}"#));
+            assert_eq!((view.pairs[0].source, view.pairs[0].destination), first, "{sort}");
+            assert_eq!((view.pairs.len(), view.members.len()), (7, 7));
+        }
+        let whole = ask("{}");
+        let one = ask(r#"{"vli": 2, "top": 1000}"#);
+        // 57 senders to VLI 2, and what it sends and receives of the three above.
+        assert_eq!(one.pairs.len(), 57 + 2);
+        assert!(one.pairs.iter().all(|pair| pair.source == 2 || pair.destination == 2));
+        assert_eq!(one.total, whole.total, "the total is the VLAN's");
+        let member = |vli| one.members.iter().find(|member| member.vli == vli).unwrap();
+        assert_eq!(member(3).into.samples, 2, "from VLI 2 alone");
+        assert_eq!(member(2).out.samples, 2);
+        assert_eq!(ask(r#"{"vli": 9001}"#).lan.unwrap().vlan, 20, "where the VLI is");
+        assert!(ask(r#"{"vli": 5000}"#).lan.is_none());
+        assert_eq!(ask(r#"{"top": 0}"#).pairs.len(), 1);
+        assert!(ask(r#"{"top": 100000}"#).pairs.len() <= TOP_MAX);
     }
 
     #[test]
