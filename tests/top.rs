@@ -231,7 +231,9 @@ fn a_terminal_is_left_as_it_was() {
         return;
     }
     let (_site, daemon, http) = start(&[]);
-    let command = format!("{} top --url http://{http}", env!("CARGO_BIN_EXE_ixflow"));
+    // A terminal that script(1) makes without one of its own has no size.
+    let ixflow = env!("CARGO_BIN_EXE_ixflow");
+    let command = format!("stty cols 100 rows 24; exec {ixflow} top --url http://{http}");
     for key in ["q", "\u{1b}", "\u{3}"] {
         let mut script = Command::new("script");
         script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm");
