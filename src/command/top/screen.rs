@@ -780,7 +780,7 @@ mod tests {
         let rows: Vec<_> = text.lines().rev().take(3).collect();
         assert!(rows[2].starts_with("192.0.2.2"), "busiest first\n{text}");
         assert!(rows[2].ends_with(" 509    3 s ago  not_ip 20"), "{text}");
-        assert!(rows[0].starts_with("3 others          -      300"), "{text}");
+        assert!(rows[0].starts_with("3 others           -      300"), "{text}");
 
         let mut app = app(View::Losses);
         let mut later = status(102_000);
