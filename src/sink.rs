@@ -229,6 +229,12 @@ pub trait Sink: Send {
         0
     }
 
+    /// The end of the oldest interval of which updates wait for their files, in seconds since 1970:
+    /// from it on intervals must be given again, should the process end before they are made.
+    fn waits_since_secs(&self) -> Option<u64> {
+        None
+    }
+
     /// The daemon ends, and does not wait for [`Sink::tend`] any longer: how many updates are lost.
     fn give_up(&mut self) -> u64 {
         0
@@ -241,6 +247,17 @@ pub trait Sink: Send {
     fn findings(&self) -> Vec<Finding> {
         Vec::new()
     }
+}
+
+/// Whether an error is not of one file: the file system is full, read-only or gone.
+fn concerns_all(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::StaleNetworkFileHandle
+    )
 }
 
 /// The file's last update, out of the message with which librrd and rrdcached refuse an update

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use ixflow::agent::Agents;
@@ -15,10 +13,11 @@ use ixflow::sink::direct::{self, Direct};
 use ixflow::sink::rrdcached::{Rrdcached, Settings};
 use ixflow::sink::{Create, File, Share, Sink, Tree, file};
 
+use crate::support::disk::{Mounted, fill};
 use crate::support::exchange::{
     Bench, FABRIC, Pairs, Row, Voice, assert_rows, expected, plan, start, start_keeping,
 };
-use crate::support::path::{Running, START_SECS, wait_for};
+use crate::support::path::{Running, START_SECS, files_below, wait_for};
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
 /// Rates through decimals, and a row of several updates, round more than once.
@@ -280,34 +279,6 @@ fn rrdcached_allows_no_updates() {
     assert_nothing_lost(running, voice, &bench, &rows);
 }
 
-/// A file system of its own, if that is allowed here.
-struct Mounted<'a>(&'a Path);
-
-impl Mounted<'_> {
-    fn new<'a>(path: &'a Path, options: &str) -> Option<Mounted<'a>> {
-        let mut mount = Command::new("mount");
-        let mount = mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(path).output();
-        if mount.is_ok_and(|output| output.status.success()) {
-            return Some(Mounted(path));
-        }
-        eprintln!("skipped: a tmpfs cannot be mounted here (run as root, with CAP_SYS_ADMIN)");
-        None
-    }
-
-    fn remount(&self, options: &str) {
-        let options = format!("remount,{options}");
-        let status = Command::new("mount").args(["-o", &options]).arg(self.0).status();
-        assert!(status.unwrap().success());
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        // The directory goes with the test; a mount that stays would stay for good.
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
-
 fn direct(bench: &Bench) -> Box<dyn Sink> {
     let tree = Tree::open(&bench.root()).unwrap();
     Box::new(Direct::new(tree, Create::OnTraffic, direct::default_threads()).unwrap())
@@ -328,6 +299,50 @@ fn the_tree_is_read_only_for_a_while() {
     mounted.remount("rw");
     running.catch_up(ENDS[2]);
     assert_nothing_lost(running, voice, &bench, &rows);
+}
+
+/// Would break if files that cannot be made cost their updates, or if these came out of order.
+#[test]
+fn the_disk_is_full_for_a_while() {
+    const BYTES: u64 = 256 << 20;
+    let mut kinds = vec![("direct", None)];
+    if daemon::is_installed() {
+        kinds.push(("rrdcached", Some(OPEN)));
+    }
+    for (name, options) in kinds {
+        let mut bench = Bench::new(name, None);
+        let root = bench.root();
+        let Some(_mounted) = Mounted::new(&root, &format!("size={BYTES}")) else { return };
+        let mut sink = match options {
+            Some(options) => {
+                bench.start_daemon(options);
+                bench.sink_to_be(PATIENT)
+            }
+            None => direct(&bench),
+        };
+        sink.pace(100_000);
+        let filler = fill(&root, BYTES);
+        let fabric = fabric();
+        let mut voice = Voice::new(&fabric);
+        let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+        // There is room for some files only, and the intervals count as written.
+        let mut rows: Vec<Row> =
+            ENDS.map(|end_secs| whole_step(&mut voice, &mut running, end_secs)).into();
+        wait_for("files that cannot be made", || {
+            let write = running.state.write();
+            (write.failures > 0 && write.files_waiting > 100).then_some(())
+        });
+        assert_eq!(running.state.write().refused, 0, "{name}");
+        fs::remove_file(filler).unwrap();
+        wait_for("the files to be made", || {
+            (running.state.write().files_waiting == 0).then_some(())
+        });
+        rows.push(whole_step(&mut voice, &mut running, START_SECS + 1_200));
+        assert_eq!(running.state.write().dropped_before_creation, 0, "{name}");
+        let made = running.state.write().created;
+        assert_nothing_lost(running, voice, &bench, &rows);
+        assert_eq!(made, files_below(&root).len() as u64, "{name}");
+    }
 }
 
 /// Would break if one file's fault cost others their updates, or were not counted.

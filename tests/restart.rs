@@ -9,6 +9,7 @@ use ixflow::sink::Consolidation;
 use ixflow::sink::STEP_SECS;
 use ixflow::sink::librrd::{fetch, open_step};
 
+use crate::support::disk::{Mounted, fill};
 use crate::support::ixflow::{Site, speak, summary_field};
 use crate::support::path::wait_for;
 
@@ -220,4 +221,45 @@ fn what_waited_in_the_last_run_is_written_first() {
     assert_eq!(summary_field(&log, "refused"), 0, "{log}");
     let all: Vec<&Truth> = truths.iter().collect();
     assert_eq!(bytes_in_all(&site, &[10, 20]) - before, bytes4(&all));
+}
+
+/// Would break if updates that wait for their files lived in memory alone: an interval that is in no
+/// file is kept, whatever `sflow_resend_secs` says.
+#[test]
+fn killed_while_files_cannot_be_made_it_makes_them_at_its_next_start() {
+    wait_for("some time before a boundary", || {
+        (STEP_SECS - now_secs() % STEP_SECS > 55).then_some(())
+    });
+    let site = Site::new();
+    fs::create_dir_all(site.tree()).unwrap();
+    let tree = site.tree();
+    let Some(_mounted) = Mounted::new(&tree, "size=32m") else { return };
+    let set = ["sflow_state_save_secs=1", "sflow_flush_secs=10", "sflow_resend_secs=0"];
+    let filler = fill(&site.tree(), 32 << 20);
+    let daemon = site.start(&set);
+    daemon.wait_table("new table: ");
+    // The first interval is silent: what its files hold before it is that.
+    daemon.wait_line("files wait to be made, nothing is lost yet");
+    let mut truths = vec![speak(&site.fabric, daemon.address(), BURST)];
+    daemon.wait_received();
+    // Two boundaries behind it: the interval was taken, and then another one.
+    let spoke = now_secs();
+    wait_for("two boundaries", || (now_secs() / 10 >= spoke / 10 + 2).then_some(()));
+    truths.push(speak(&site.fabric, daemon.address(), BURST));
+    wait_saved(&site, counted(&truths[1]));
+    daemon.kill();
+
+    // Stopped, too, it leaves them to the next start.
+    let daemon = site.start(&set);
+    daemon.wait_line("files wait to be made, nothing is lost yet");
+    let log = daemon.stop();
+    assert!(log.contains("files are to be made by the next start"), "{log}");
+
+    fs::remove_file(filler).unwrap();
+    let daemon = site.start(&set);
+    truths.push(speak(&site.fabric, daemon.address(), BURST));
+    let log = daemon.stop();
+    assert_eq!(summary_field(&log, "refused"), 0, "{log}");
+    let all: Vec<&Truth> = truths.iter().collect();
+    assert_eq!(bytes_in_all(&site, &[10]), bytes4(&all), "{log}");
 }

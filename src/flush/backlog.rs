@@ -74,6 +74,8 @@ struct Place {
     given_to_secs: u64,
     /// End of the last interval that it took; 0 before the first one.
     acknowledged_to_secs: u64,
+    /// From this end on, what it took waits in its memory for files that are to be made.
+    unmade_since_secs: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -95,6 +97,11 @@ impl Queue {
     /// End of the last interval that all sinks took; 0 before the first one.
     fn acknowledged_to_secs(&self) -> u64 {
         self.places.iter().map(|place| place.acknowledged_to_secs).min().unwrap_or(0)
+    }
+
+    /// End of the oldest interval of which updates wait for files that are to be made.
+    fn unmade_since_secs(&self) -> Option<u64> {
+        self.places.iter().filter_map(|place| place.unmade_since_secs).min()
     }
 
     /// The oldest interval that a sink has not taken.
@@ -190,7 +197,7 @@ impl Backlog {
         });
         let acknowledged_to_secs = saved.as_ref().map_or(0, |saved| saved.acknowledged_to_secs);
         let mut queue = self.lock();
-        queue.places.fill(Place { given_to_secs: 0, acknowledged_to_secs });
+        queue.places.fill(Place { acknowledged_to_secs, ..Place::default() });
         for (stamps, bytes) in spool.list()? {
             // Intervals do not overlap; what does was left by another run, and is in the other.
             if queue.waiting.back().is_some_and(|last| last.stamps.to_secs > stamps.from_secs) {
@@ -308,7 +315,8 @@ impl Backlog {
                 entry.interval = None;
             }
             while let (Some(first), Some(last)) = (queue.written.front(), queue.written.back()) {
-                let due = first.stamps.to_secs + keep.again_secs <= last.stamps.to_secs;
+                let due = first.stamps.to_secs + keep.again_secs <= last.stamps.to_secs
+                    && queue.unmade_since_secs().is_none_or(|since| first.stamps.to_secs < since);
                 if !due && queue.file_bytes() <= keep.bytes_max {
                     break;
                 }
@@ -430,6 +438,24 @@ impl Backlog {
                 (None, _) => unreachable!("without a spool every interval is in memory"),
             }
         }
+    }
+
+    /// What a sink took of intervals that end at `since_secs` or later waits for files that are to
+    /// be made: they are kept until it says otherwise, to be given again after a restart.
+    pub fn keep_since(&self, sink: usize, since_secs: Option<u64>) {
+        let mut queue = self.lock();
+        if queue.places[sink].unmade_since_secs != since_secs {
+            queue.places[sink].unmade_since_secs = since_secs;
+            self.enforce(&mut queue);
+            self.note(&queue);
+        }
+    }
+
+    /// Whether the interval that ends at `to_secs` is kept on disk.
+    pub fn has_kept(&self, to_secs: u64) -> bool {
+        let queue = self.lock();
+        let mut entries = queue.waiting.iter().chain(&queue.written);
+        entries.any(|entry| entry.stamps.to_secs == to_secs && entry.file_bytes.is_some())
     }
 
     /// Says that a sink has written the interval that [`Backlog::front`] gave it. Returns whether
@@ -704,6 +730,31 @@ mod tests {
             drain(&backlog),
             [(1_200, false, true), (1_500, false, true), (1_800, false, false)]
         );
+    }
+
+    /// Would break if what the sink took, and has in no file yet, lived in its memory alone.
+    #[test]
+    fn what_waits_for_new_files_is_kept_until_they_are_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let backlog = backlog(keep(directory.path()));
+        thread::scope(|scope| {
+            scope.spawn(|| backlog.run_keeper());
+            for n in 1..=4 {
+                backlog.push(interval(n * 300, n * 300 + 300));
+            }
+            backlog.close();
+        });
+        for since_secs in [None, Some(900), Some(900), Some(900)] {
+            let front = backlog.front(0).unwrap();
+            backlog.keep_since(0, since_secs);
+            backlog.done(0, &front.interval);
+        }
+        assert_eq!([600, 900, 1_500].map(|to| backlog.has_kept(to)), [false, true, true]);
+        assert_eq!(files(directory.path()), 3);
+        backlog.keep_since(0, Some(1_500));
+        assert_eq!([900, 1_200, 1_500].map(|to| backlog.has_kept(to)), [false, false, true]);
+        backlog.keep_since(0, None);
+        assert_eq!(files(directory.path()), 0);
     }
 
     #[test]

@@ -39,9 +39,11 @@ use nix::sys::stat::Mode;
 use crate::finding::Finding;
 use crate::flush::Interval;
 use crate::sink::file::{self, Foreign, Header, Reading, Rows};
+use crate::sink::header::is_unfed;
 use crate::sink::librrd::{self, is_locked};
 use crate::sink::{
     Create, Feed, File, Lead, Outcome, Receipt, Share, Sink, SinkError, Span, Tree, Update,
+    concerns_all,
 };
 
 /// Threads that write, where there are as many processors: more help where the header of a file is
@@ -166,7 +168,12 @@ impl Sink for Direct {
             let shared = Shared::new(&root, span);
             let mut hand = Hand::new(&shared);
             for update in updates {
-                hand.write(update, AGAIN_MAX)?;
+                if let Err(error) = hand.write(update, AGAIN_MAX) {
+                    // All of them wait on, and are tried again in order.
+                    let created = outcome.receipt.created + hand.outcome.receipt.created;
+                    self.feed.made_in_vain(created);
+                    return Err(error);
+                }
             }
             outcome = outcome.merge(hand.finish()?);
         }
@@ -180,6 +187,10 @@ impl Sink for Direct {
 
     fn waiting(&self) -> usize {
         self.feed.waiting()
+    }
+
+    fn waits_since_secs(&self) -> Option<u64> {
+        self.feed.waits_since_secs()
     }
 
     fn give_up(&mut self) -> u64 {
@@ -326,6 +337,9 @@ impl<'a> Hand<'a> {
                     made = true;
                     match self.make(&update) {
                         Ok(new) => exists = !new,
+                        Err(error) if concerns_all(&error) => {
+                            return Err(self.broken(&update, error));
+                        }
                         Err(error) => {
                             self.outcome.refused(&update, format!("cannot be made: {error}"));
                             return Ok(());
@@ -341,9 +355,7 @@ impl<'a> Hand<'a> {
                     self.outcome.refused(&update, foreign.to_string());
                 }
                 Err(Trouble::Error(error)) if concerns_all(&error) => {
-                    self.shared.broken.store(true, Ordering::Relaxed);
-                    let target = update.file.path(self.shared.root).display().to_string();
-                    return Err(SinkError::Unreachable { target, error });
+                    return Err(self.broken(&update, error));
                 }
                 Err(Trouble::Error(error)) => self.outcome.refused(&update, error.to_string()),
             }
@@ -351,13 +363,23 @@ impl<'a> Hand<'a> {
         }
     }
 
+    /// An error that concerns all: no thread need try further files.
+    fn broken(&self, update: &Update, error: io::Error) -> SinkError {
+        self.shared.broken.store(true, Ordering::Relaxed);
+        let target = update.file.path(self.shared.root).display().to_string();
+        SinkError::Unreachable { target, error }
+    }
+
+    /// Makes a file, unless it is there; whether it has had no update.
     fn make(&mut self, update: &Update) -> io::Result<bool> {
         let path = update.file.path(self.shared.root);
         let made = file::create(&path, self.shared.span.creation_secs())?;
         self.outcome.receipt.created += u64::from(made);
+        // It may be ours, from an attempt that failed.
+        let fresh = made || is_unfed(&path, self.shared.span.creation_secs());
         // Its directory may be new.
         self.directory = None;
-        Ok(made)
+        Ok(fresh)
     }
 
     /// Leaves a file to librrd.
@@ -434,17 +456,6 @@ impl<'a> Hand<'a> {
         let handle = openat(directory, &self.path[name_at..], flags, Mode::empty())?;
         Ok(fs::File::from(handle))
     }
-}
-
-/// Whether an error is not of one file.
-fn concerns_all(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ReadOnlyFilesystem
-            | io::ErrorKind::StorageFull
-            | io::ErrorKind::QuotaExceeded
-            | io::ErrorKind::StaleNetworkFileHandle
-    )
 }
 
 /// Takes the write lock of the whole file that librrd takes; false: somebody else has one.

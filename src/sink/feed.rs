@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::time::Instant;
 
-use super::header::Fitness;
+use super::header::{Fitness, is_unfed};
 use super::share::Share;
 use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
 use super::verify::{SAMPLE_MAX, Sample, Verify};
@@ -74,6 +74,8 @@ pub struct Update {
     pub known: bool,
     /// Whether the file missed what was before the interval.
     pub hole: bool,
+    /// Whether the file is there, and as it was made: its first update was acknowledged and lost.
+    pub unfed: bool,
 }
 
 impl Update {
@@ -90,11 +92,11 @@ impl Update {
     /// known. If more is unknown, the older files' rows are NaN; the new one's is not, because in a
     /// tree of new files it would blank the portal's sums: there the rate stands for all before.
     pub fn lead(&self, span: &Span, exists: bool) -> Lead {
-        if exists && self.hole {
+        if exists && self.hole && !self.unfed {
             return Lead::Unknown;
         }
         let start = span.creation_secs();
-        if self.known || start == span.from_secs {
+        if self.known && !self.unfed || start == span.from_secs {
             return Lead::None;
         }
         match span.after_hole {
@@ -141,6 +143,8 @@ pub struct Feed {
     former: usize,
     /// New files.
     waiting: Waiting,
+    /// Files that were made, and are in no receipt yet.
+    made_in_vain: u64,
     verify: Verify,
     /// Updates that were lost because too many files waited, in the last interval and in all.
     dropped: (u64, u64),
@@ -254,6 +258,7 @@ impl Feed {
             unfit: None,
             former: 0,
             waiting: Waiting::default(),
+            made_in_vain: 0,
             verify: Verify::default(),
             dropped: (0, 0),
         }
@@ -309,6 +314,17 @@ impl Feed {
         self.waiting.len()
     }
 
+    /// See [`Sink::waits_since_secs`](super::Sink::waits_since_secs).
+    pub fn waits_since_secs(&self) -> Option<u64> {
+        self.waiting.since_secs()
+    }
+
+    /// So many files were made in an attempt that then failed: their updates are given again, and
+    /// find them there.
+    pub fn made_in_vain(&mut self, created: u64) {
+        self.made_in_vain += created;
+    }
+
     /// How many files are to be made at once, and their updates, by interval, in order. They wait
     /// until [`Feed::made`] says that they were written.
     pub fn due(&mut self, last: bool) -> (usize, Vec<(Span, Vec<Update>)>) {
@@ -320,6 +336,7 @@ impl Feed {
     pub fn made(&mut self, count: usize, outcome: Outcome) -> Receipt {
         self.waiting.remove(count);
         let Outcome { mut receipt, found, gone, lagging } = outcome;
+        receipt.created += std::mem::take(&mut self.made_in_vain);
         receipt.sum_up();
         self.tree.insert(&found);
         self.tree.remove(&gone);
@@ -501,6 +518,7 @@ impl Feed {
         let mut aggregates = aggregates(interval);
         aggregates.retain(|vlan, _| self.share.has_vlan(*vlan));
         let fresh = self.fresh(&table);
+        let given_again = self.fed.as_ref().is_none_or(|fed| fed.to_secs >= interval.to_secs);
         let mut emit = |file: File, totals: [u64; 2], known: bool| {
             if !known && self.tree.is_unfit(&file) {
                 walk.left_alone += 1;
@@ -522,7 +540,9 @@ impl Feed {
                 walk.known += 1;
             }
             let hole = span.after_hole || self.missed(&file, &fresh);
-            visit(Update { file, totals, known, hole })
+            // Given again, the first update of a new file must be what it was.
+            let unfed = known && given_again && self.is_unfed(&file, &span);
+            visit(Update { file, totals, known, hole, unfed })
         };
 
         for (protocol, unit) in families() {
@@ -584,6 +604,15 @@ impl Feed {
             }
         }
         Ok(walk)
+    }
+
+    /// Whether a file that begins with the step of an interval has had no update. Where the interval
+    /// begins with the step too, that makes no difference, and is not looked at.
+    fn is_unfed(&self, file: &File, span: &Span) -> bool {
+        let start_secs = span.creation_secs();
+        start_secs < span.from_secs
+            && self.tree.is_local()
+            && is_unfed(&file.path(self.tree.root()), start_secs)
     }
 
     /// VLIs that were not in the table when the last interval was written, sorted.
@@ -1029,8 +1058,13 @@ mod tests {
 
         // The next interval follows; VLI 3 comes (back) into the table; one file refused.
         let mut outcome = Outcome::default();
-        let refused =
-            Update { file: pairs[0].parse().unwrap(), totals: [0, 0], known: true, hole: false };
+        let refused = Update {
+            file: pairs[0].parse().unwrap(),
+            totals: [0, 0],
+            known: true,
+            hole: false,
+            unfed: false,
+        };
         outcome.refused(&refused, "locked");
         feed.commit(&interval, Walk::default(), outcome);
         let mut next = interval.clone();

@@ -116,6 +116,13 @@ pub fn create(path: &Path, start_secs: u64) -> io::Result<bool> {
     }
 }
 
+/// Whether a header is that of a file as [`create`] made it: no update has reached it.
+pub(super) fn is_unfed(bytes: &[u8; HEADER_BYTES], start_secs: u64) -> bool {
+    let fresh = header(start_secs, 0);
+    // Behind it are the places of the last rows, which are random.
+    bytes[..RRA_PTR] == fresh[..RRA_PTR]
+}
+
 /// As [`create`], but replaces the file that is there.
 pub fn replace(path: &Path, start_secs: u64) -> io::Result<()> {
     let unfinished = path.with_extension(UNFINISHED);

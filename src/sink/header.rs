@@ -60,6 +60,14 @@ pub(super) fn last_update(path: &Path) -> io::Result<u64> {
     Ok(u64::from_le_bytes(last))
 }
 
+/// Whether a file is as [`create`](super::file::create) made it, its last update being `start_secs`:
+/// no update has reached it.
+pub(super) fn is_unfed(path: &Path, start_secs: u64) -> bool {
+    let mut header = [0; super::file::HEADER_BYTES];
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut header, 0));
+    read.is_ok() && super::file::is_unfed(&header, start_secs)
+}
+
 fn examine_header(header: &[u8]) -> Fitness {
     let number = |at: usize| {
         let bytes = header.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());

@@ -51,11 +51,12 @@ use tracing::{info, warn};
 
 use crate::finding::Finding;
 use crate::flush::Interval;
-use crate::sink::header::{Fitness, examine};
+use crate::sink::header::{Fitness, examine, is_unfed};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
     ARCHIVES, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS,
-    Sample, Share, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, file, last_update_secs,
+    Sample, Share, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, concerns_all, file,
+    last_update_secs,
 };
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
@@ -346,6 +347,10 @@ impl Sink for Rrdcached {
         self.feed.waiting()
     }
 
+    fn waits_since_secs(&self) -> Option<u64> {
+        self.feed.waits_since_secs()
+    }
+
     fn give_up(&mut self) -> u64 {
         self.feed.give_up()
     }
@@ -398,12 +403,16 @@ impl Rrdcached {
         let walk = self.feed.try_each(interval, |update| {
             chunk.push(Attempt::new(update));
             if chunk.len() == CHUNK_LINES { writer.write(&mut chunk) } else { Ok(()) }
-        })?;
-        writer.write(&mut chunk)?;
-        writer.write_again()?;
-        let Writer { connection, outcome, .. } = writer;
-        self.connection = Some(connection);
-        Ok(self.feed.commit(interval, walk, outcome))
+        });
+        let walk = walk.and_then(|walk| {
+            writer.write(&mut chunk)?;
+            writer.write_again()?;
+            Ok(walk)
+        });
+        let Writer { connection, outcome, answered, .. } = writer;
+        // Where the tree is full, that says nothing of the connection.
+        self.connection = answered.then_some(connection);
+        Ok(self.feed.commit(interval, walk?, outcome))
     }
 
     /// Makes the files whose turn it is, and writes what waits behind them.
@@ -415,13 +424,16 @@ impl Rrdcached {
             let zero = self.zero_for(&connection, &span);
             let mut writer =
                 Writer::new(connection, &self.prefix, self.feed.tree(), zero, span, outcome);
-            let mut updates = updates.into_iter().map(Attempt::new).peekable();
-            while updates.peek().is_some() {
-                writer.write(&mut updates.by_ref().take(CHUNK_LINES).collect())?;
+            let written = writer.write_all(updates);
+            let Writer { connection, outcome: so_far, answered, .. } = writer;
+            outcome = so_far;
+            // Where the tree is full, that says nothing of the connection.
+            self.connection = answered.then_some(connection);
+            if let Err(error) = written {
+                // All of them wait on, and are tried again in order.
+                self.feed.made_in_vain(outcome.receipt.created);
+                return Err(error);
             }
-            writer.write_again()?;
-            let Writer { connection, outcome: written, .. } = writer;
-            (self.connection, outcome) = (Some(connection), written);
         }
         Ok(self.feed.made(count, outcome))
     }
@@ -592,6 +604,8 @@ struct Writer<'a> {
     outcome: Outcome,
     again: Vec<Update>,
     lines: Vec<u8>,
+    /// No answer is missing.
+    answered: bool,
 }
 
 /// What the command of a line is for: the index of its attempt.
@@ -611,7 +625,17 @@ impl<'a> Writer<'a> {
         outcome: Outcome,
     ) -> Writer<'a> {
         let lines = Vec::with_capacity(CHUNK_LINES * 256);
-        Writer { connection, prefix, tree, zero, span, outcome, again: Vec::new(), lines }
+        let again = Vec::new();
+        Writer { connection, prefix, tree, zero, span, outcome, again, lines, answered: true }
+    }
+
+    /// Sends updates, and those of files that were locked once more.
+    fn write_all(&mut self, updates: Vec<Update>) -> Result<(), SinkError> {
+        let mut updates = updates.into_iter().map(Attempt::new).peekable();
+        while updates.peek().is_some() {
+            self.write(&mut updates.by_ref().take(CHUNK_LINES).collect())?;
+        }
+        self.write_again()
     }
 
     /// Sends the updates of files that were locked once more.
@@ -647,7 +671,7 @@ impl<'a> Writer<'a> {
             if !attempt.exists && !attempt.made {
                 attempt.made = true;
                 match self.connection.maker {
-                    Maker::Ourselves => self.make(attempt),
+                    Maker::Ourselves => self.make(attempt)?,
                     Maker::Daemon => {
                         self.push_create(attempt);
                         commands.push(Command::Create(index));
@@ -668,6 +692,7 @@ impl<'a> Writer<'a> {
         }
         let mut errors: Vec<Option<String>> = vec![None; chunk.len()];
         let mut made = 0;
+        self.answered = false;
         self.connection.exchange(&self.lines, commands.len(), |line, error| {
             match (commands[line], error) {
                 (Command::Update(index), error) => errors[index] = error,
@@ -675,6 +700,7 @@ impl<'a> Writer<'a> {
                 (Command::Create(index), Some(error)) => chunk[index].reason = Some(error),
             }
         })?;
+        self.answered = true;
         self.outcome.receipt.created += made;
 
         let mut next = Vec::new();
@@ -725,24 +751,32 @@ impl<'a> Writer<'a> {
             self.again.push(attempt.update);
             return Ok(None);
         }
+        if let Some(reason) = attempt.reason.take_if(|reason| is_full(reason)) {
+            return Err(self.connection.unusable(format!("{}: {reason}", attempt.update.file)));
+        }
         let reason = attempt.reason.map_or(error, |reason| format!("cannot be made: {reason}"));
         self.outcome.refused(&attempt.update, reason);
         Ok(None)
     }
 
     /// Makes a file, or notes why not: then the update is sent all the same, because somebody else
-    /// may have made it.
-    fn make(&mut self, attempt: &mut Attempt) {
+    /// may have made it. An error if no file can be made.
+    fn make(&mut self, attempt: &mut Attempt) -> Result<(), SinkError> {
         let path = attempt.update.file.path(self.tree.root());
         match file::create(&path, self.span.creation_secs()) {
             Ok(true) => self.outcome.receipt.created += 1,
             Ok(false) => match examine(&path) {
                 // Somebody else made it since we looked.
                 Fitness::Unfit(why) => attempt.unfit = Some(why),
-                _ => attempt.exists = true,
+                // Or we did, in an attempt that failed.
+                _ => attempt.exists = !is_unfed(&path, self.span.creation_secs()),
             },
+            Err(error) if concerns_all(&error) => {
+                return Err(SinkError::Unreachable { target: path.display().to_string(), error });
+            }
             Err(error) => attempt.reason = Some(error.to_string()),
         }
+        Ok(())
     }
 
     fn push_create(&mut self, attempt: &Attempt) {
@@ -767,6 +801,13 @@ impl<'a> Writer<'a> {
         }
         lines.push(b'\n');
     }
+}
+
+/// Whether rrdcached made no file because it cannot make any, in the words of strerror(3).
+fn is_full(reason: &str) -> bool {
+    ["No space left on device", "Disk quota exceeded", "Read-only file system"]
+        .into_iter()
+        .any(|why| reason.contains(why))
 }
 
 /// The answer to a command that the socket does not allow (option -P).

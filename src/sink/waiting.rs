@@ -72,6 +72,12 @@ impl Waiting {
         self.queue.len()
     }
 
+    /// The end of the oldest interval that a file waits with, in seconds since 1970.
+    pub(super) fn since_secs(&self) -> Option<u64> {
+        let first = self.held.front().filter(|_| !self.queue.is_empty());
+        first.map(|held| held.span.to_secs)
+    }
+
     /// Updates that still fit.
     pub(super) fn room(&self) -> usize {
         WAITING_MAX - self.updates
@@ -144,6 +150,7 @@ impl Waiting {
                     totals: held.totals.get(&file).copied().unwrap_or_default(),
                     known: first < number,
                     hole: held.span.after_hole,
+                    unfed: false,
                 })
                 .collect();
             if !updates.is_empty() {

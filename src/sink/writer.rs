@@ -36,17 +36,24 @@ const REPEAT: Duration = Duration::from_secs(60);
 /// Writes intervals until the backlog is closed and empty, or the sink is away at the end: for
 /// [`LAST_ATTEMPTS`], or once if what waits survives the end of the process.
 pub fn run(number: usize, backlog: &Backlog, sink: &mut dyn Sink, state: &State, shown: &Shown) {
-    let writer = Writer { number, state, shown };
+    let writer = Writer { number, backlog, state, shown };
     let mut retry = RETRY_FIRST;
     let mut failing_since: Option<Instant> = None;
     let mut said: Option<Instant> = None;
     let mut closed_since: Option<Instant> = None;
     // Connected anew since the last interval that was written.
     let mut renewed = false;
+    let mut unmade_said: Option<Instant> = None;
     loop {
         let mut wait = TEND_EVERY;
         while !backlog.wait_work(number, wait) {
-            wait = if writer.tend(sink, false).is_ok() { TEND_EVERY } else { RETRY_MAX };
+            wait = match writer.tend(sink, false) {
+                Ok(()) => TEND_EVERY,
+                Err(error) => {
+                    writer.say_unmade(sink, &error, &mut unmade_said);
+                    RETRY_MAX
+                }
+            };
         }
         let Some(Front { interval, again }) = backlog.front(number) else { break };
         let started = Instant::now();
@@ -56,6 +63,7 @@ pub fn run(number: usize, backlog: &Backlog, sink: &mut dyn Sink, state: &State,
         pulse.turn();
         match written {
             Ok(receipt) => {
+                backlog.keep_since(number, sink.waits_since_secs());
                 let completed = backlog.done(number, &interval);
                 renewed = false;
                 let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -173,6 +181,7 @@ pub fn thread_name(number: usize) -> String {
 
 struct Writer<'a> {
     number: usize,
+    backlog: &'a Backlog,
     state: &'a State,
     shown: &'a Shown,
 }
@@ -191,16 +200,26 @@ impl Writer<'_> {
         self.state.set_findings(FINDINGS, findings);
     }
 
-    /// The daemon ends: makes the files that still wait, as far as [`LAST_ATTEMPTS`] goes.
+    /// The daemon ends: makes the files that still wait, as far as [`LAST_ATTEMPTS`] goes. What is
+    /// left is made by the next start if the intervals are kept, and else lost.
     fn make_the_rest(&self, sink: &mut dyn Sink) {
+        let is_kept = |sink: &dyn Sink| {
+            sink.waits_since_secs().is_some_and(|since| self.backlog.has_kept(since))
+        };
         let started = Instant::now();
         while sink.waiting() > 0 && started.elapsed() < LAST_ATTEMPTS {
-            if self.tend(sink, true).is_err() {
+            if let Err(error) = self.tend(sink, true) {
+                if is_kept(sink) {
+                    tracing::error!("{error}");
+                    break;
+                }
                 std::thread::park_timeout(RETRY_FIRST);
             }
         }
         let files = sink.waiting();
-        if files > 0 {
+        if is_kept(sink) {
+            tracing::warn!("{files} files are to be made by the next start");
+        } else if files > 0 {
             let lost = sink.give_up();
             self.state.write().dropped_before_creation += lost;
             self.show(|part| part.files_waiting = 0);
@@ -210,15 +229,26 @@ impl Writer<'_> {
         }
     }
 
+    /// Says that files cannot be made.
+    fn say_unmade(&self, sink: &dyn Sink, error: &SinkError, said: &mut Option<Instant>) {
+        self.state.write().failures += 1;
+        if sink.waiting() > 0 && said.is_none_or(|at| at.elapsed() >= REPEAT) {
+            *said = Some(Instant::now());
+            let files = sink.waiting();
+            tracing::error!("{error}; {files} files wait to be made, nothing is lost yet");
+        }
+    }
+
     /// Lets the sink do a part of what is not urgent.
     fn tend(&self, sink: &mut dyn Sink, last: bool) -> Result<(), SinkError> {
         let pulse = &self.state.writers[self.number];
         pulse.turn();
         let tended = sink.tend(last);
         pulse.turn();
+        self.backlog.keep_since(self.number, sink.waits_since_secs());
+        self.show(|part| part.files_waiting = sink.waiting());
         let receipt = tended?;
         add(self.state, &receipt);
-        self.show(|part| part.files_waiting = sink.waiting());
         say_refusals(&receipt);
         Ok(())
     }

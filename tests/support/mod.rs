@@ -1,6 +1,7 @@
 //! What several themes need.
 
 pub(crate) mod datagram;
+pub(crate) mod disk;
 pub(crate) mod exchange;
 pub(crate) mod http;
 pub(crate) mod ixflow;
