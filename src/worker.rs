@@ -227,7 +227,8 @@ impl<S: Source> Worker<S> {
                     self.observe(false);
                     if self.epoch.stop.load(Ordering::Acquire) {
                         let since = *stopping_since.get_or_insert(stamp_millis);
-                        let drained = count < BATCH_MAX;
+                        // Nothing came for a while at any of its sockets.
+                        let drained = count == 0;
                         if drained || stamp_millis.saturating_sub(since) >= DRAIN_MILLIS {
                             break Ok(());
                         }

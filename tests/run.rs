@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ixflow::simulate::Truth;
 use ixflow::sink::rrdcached::Address;
 
+use crate::support::datagram::datagram;
 use crate::support::ixflow::{
     DOCUMENTED, Ixflow, KEY, Site, answer_always, ixflow, last_rates, speak, summary_field,
 };
@@ -91,6 +92,27 @@ fn a_signal_to_stop_writes_what_was_counted() {
             }
         }
     }
+}
+
+#[test]
+fn all_sockets_are_read_empty_at_the_end() {
+    let site = Site::new();
+    let daemon = site.start(&["sflow_listen=127.0.0.1:0 127.0.0.2:0"]);
+    daemon.wait_table("new table: ");
+    let line = daemon.wait_line("listens on UDP ");
+    let other = line.split(", ").find(|part| part.starts_with("127.0.0.2:")).unwrap();
+    let other = other.split(' ').next().unwrap();
+    // More than a batch waits at each, and it is told to stop before it reads any.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    daemon.signal("STOP");
+    for _ in 0..100 {
+        socket.send_to(&datagram(&[]), daemon.address()).unwrap();
+        socket.send_to(&datagram(&[]), other).unwrap();
+    }
+    daemon.signal("TERM");
+    daemon.signal("CONT");
+    let (_, log) = daemon.wait();
+    assert_eq!(summary_field(&log, "datagrams"), 201, "{log}");
 }
 
 /// Tells it to stop again and again, as an operator who has waited would.
