@@ -8,9 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ixflow::simulate::{Fabric, PcapWriter, Truth};
 use serde_json::Value;
 
-use crate::support::ixflow::{KEY, Site, ixflow};
+use crate::support::ixflow::{KEY, Site, Speaker, ixflow};
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, Rrdcached};
 
 /// What a check said.
@@ -233,6 +234,66 @@ fn a_port_is_ixflows_or_somebody_elses() {
     let checked = check(&site, &[&taken]);
     checked.assert_one("ok", "listen", "ixflow listens (process ");
     assert_eq!(checked.code, 0, "{}", checked.text);
+}
+
+/// A capture of a minute of the site's fabric.
+fn capture(site: &Site, fabric: &Fabric) -> (String, Truth) {
+    let path = site.path("fabric.pcap");
+    let start_millis = 1_800_000_000_000;
+    let mut generator = fabric.generator(start_millis, 200).with_truth(300);
+    let mut writer = PcapWriter::new(fs::File::create(&path).unwrap()).unwrap();
+    let mut payload = Vec::new();
+    while generator.next_micros() < (start_millis + 60_000) * 1_000 {
+        let emitted = generator.generate(&mut payload);
+        writer.write(emitted.stamp_micros, emitted.source, &payload).unwrap();
+    }
+    writer.finish().unwrap();
+    (path.display().to_string(), generator.finish())
+}
+
+#[test]
+fn a_capture_shows_what_is_right_and_what_is_wrong() {
+    let site = fine_site();
+    let (path, truth) = capture(&site, &site.fabric);
+    let before = snapshot(site.directory.path());
+    let checked = check_with(&site, &[], &["--pcap", &path]);
+    assert_eq!(snapshot(site.directory.path()), before);
+    let said = format!("{} datagrams of ", truth.datagrams);
+    checked.assert_one("ok", "stream", &said);
+    let counted = format!(": {} flow samples, ", truth.flow_samples);
+    checked.assert_one("ok", "stream", &counted);
+
+    // A fabric that the portal has never heard of: its members' MACs are others.
+    let strangers = Fabric::from_toml(
+        "members = 7\n[[infrastructure]]\nid = 1\n\
+         [[infrastructure.vlan]]\ntag = 77\n",
+    );
+    let (path, truth) = capture(&site, &strangers.unwrap());
+    let checked = check_with(&site, &[], &["--pcap", &path]);
+    let said = format!("{} flow samples, 0 of them counted", truth.flow_samples);
+    checked_fails(&checked, "stream", &said);
+
+    let text = site.path("ixpmanager.conf").display().to_string();
+    checked_fails(&check_with(&site, &[], &["--pcap", &text]), "stream", "ixpmanager.conf");
+}
+
+#[test]
+fn some_seconds_of_the_stream_are_listened_to_unless_ixflow_does() {
+    let site = fine_site();
+    // A port that was free a moment ago.
+    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = format!("sflow_listen={port}");
+    let speaker = Speaker::start(&site.fabric, port);
+    let checked = check_with(&site, &[&listen], &["--listen", "1"]);
+    checked.assert_one("ok", "stream", &format!(" in 1 s on {port}: "));
+    drop(speaker);
+    let silent = check_with(&site, &[&listen], &["--listen", "1"]);
+    checked_fails(&silent, "stream", "0 datagrams of 0 agents in 1 s");
+
+    let daemon = site.start(&[]);
+    let taken = format!("sflow_listen={}", daemon.address());
+    let checked = check_with(&site, &[&taken], &["--listen", "1"]);
+    checked.assert_one("warn", "stream", "ixflow listens already (process ");
 }
 
 #[test]

@@ -211,10 +211,12 @@ fn captures_count_as_an_independent_decoder_reads_them() {
                 let has = |line: &str| {
                     let words: Vec<_> = line.split_whitespace().collect();
                     let sums = [samples, packets, bytes].map(ToString::to_string);
-                    words.len() == 7
+                    let error = format!("{:.1}", 196.0 / (*samples as f64).sqrt());
+                    words.len() == 8
                         && words[0] == vlan.to_string()
                         && words[1].replace(':', "") == *source
-                        && words[4..] == sums
+                        && words[4..7] == sums
+                        && words[7] == error
                 };
                 assert!(table.lines().any(has), "{file}: {source} is not in\n{table}");
             }

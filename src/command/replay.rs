@@ -318,14 +318,15 @@ fn print_matrix(
     let who = if names.macs.is_some() { "MAC" } else { "VLI" };
     writeln!(
         out,
-        "{:>4}  {:<17}  {:<17}  {:<5} {:>9} {:>15} {:>19}",
+        "{:>4}  {:<17}  {:<17}  {:<5} {:>9} {:>15} {:>19} {:>8}",
         "VLAN",
         format!("source {who}"),
         format!("destination {who}"),
         "IP",
         "samples",
         "packets",
-        "bytes"
+        "bytes",
+        "+- %"
     )?;
     for (&(source, destination), traffic) in matrix {
         for protocol in IpProtocol::ALL {
@@ -333,7 +334,7 @@ fn print_matrix(
             if traffic.samples[p] > 0 {
                 writeln!(
                     out,
-                    "{:>4}  {:<17}  {:<17}  {:<5} {:>9} {:>15} {:>19}",
+                    "{:>4}  {:<17}  {:<17}  {:<5} {:>9} {:>15} {:>19} {:>8.1}",
                     names.vlan(source).to_string(),
                     names.name(source),
                     names.name(destination),
@@ -341,6 +342,7 @@ fn print_matrix(
                     traffic.samples[p],
                     traffic.packets[p],
                     traffic.bytes[p],
+                    traffic.error_percent(protocol),
                 )?;
             }
         }
@@ -412,6 +414,7 @@ fn print_json(
                     "samples": traffic.samples[p],
                     "packets": traffic.packets[p],
                     "bytes": traffic.bytes[p],
+                    "error_percent": traffic.error_percent(protocol),
                 });
                 writeln!(out, "{line}")?;
             }
