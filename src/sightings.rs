@@ -4,7 +4,7 @@
 //! A worker collects in a [`Lookout`] of its own, without locks: of the samples that count one in
 //! [`SHARE`], of the others those that say something. Once a second it is folded into the shared
 //! [`Sightings`]. Every table has a limit; what is beyond it is counted as others. Nothing here
-//! decides over a sample but the [core ports](Sightings::core_ports_of) of agents for which
+//! decides over a sample but the [core ports](Sightings::core_map) of agents for which
 //! `core_ports = auto`.
 
 mod bounded;

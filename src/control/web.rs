@@ -61,7 +61,7 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a connection may last; a request that is being answered then has
-/// [`LAST_ANSWER_TIMEOUT`] more.
+/// ten seconds more.
 pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the last answer of a connection may take.

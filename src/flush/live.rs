@@ -3,7 +3,7 @@
 //! Who looks says so ([`Live::look`]). As long as that was within [`WATCHED`], the control plane
 //! advances the epoch every [`TICK`]; workers hand their ledgers over as they do at the end of a
 //! step, and the flusher, beside adding them to the step, keeps what came in the last
-//! [`SLICES`] epochs and publishes their sum. Nothing is added to the path of a sample, and
+//! epochs and publishes their sum. Nothing is added to the path of a sample, and
 //! nothing is done or kept while nobody looks.
 //!
 //! A slice costs 48 bytes a pair that spoke in it, the sum and its copy 120 a pair: with a million
