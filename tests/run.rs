@@ -104,7 +104,7 @@ fn all_sockets_are_read_empty_at_the_end() {
     let other = other.split(' ').next().unwrap();
     // More than a batch waits at each, and it is told to stop before it reads any.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    daemon.signal("STOP");
+    daemon.freeze();
     for _ in 0..100 {
         socket.send_to(&datagram(&[]), daemon.address()).unwrap();
         socket.send_to(&datagram(&[]), other).unwrap();

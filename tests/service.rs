@@ -453,7 +453,7 @@ fn a_daemon_that_hangs_and_is_killed_loses_nothing_that_it_did_not_read() {
         manager.rest();
         (files_below(&site.tree()).len() > 20).then_some(())
     });
-    daemon.signal("STOP");
+    daemon.freeze();
     let speaker = Speaker::start(&site.fabric, address, 2, buffer_bytes(&daemon));
     speaker.wait_sent(BETWEEN / 2);
     daemon.signal("KILL");

@@ -236,6 +236,22 @@ impl Ixflow {
         assert!(status.success());
     }
 
+    /// Stops it by SIGSTOP, and waits until each of its threads has stopped: until then one may
+    /// still read a datagram.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        wait_for("all threads to stop", || {
+            let mut tasks = std::fs::read_dir(&tasks).unwrap();
+            // proc_pid_stat(5): the state is behind the name, which is in parentheses.
+            let stopped = tasks.all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+                stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+            });
+            stopped.then_some(())
+        });
+    }
+
     /// Whether it has ended, and how.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
