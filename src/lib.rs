@@ -6,9 +6,9 @@
 //!
 //! ```text
 //! switch --UDP--> receive --> decode --> resolve --> count ==epoch==> flush --> sink --> rrdcached | RRD files
-//!                 `------------- worker (N threads) -------------'   `- 1 thread -'  `- 1 thread -'
+//!                 `------------- worker (N threads) -------------'   `- 1 thread -'  `- 1 a share -'
 //!                                    ^ Plan (table, policy)             | Interval
-//!                 control plane: control . command   (main thread, one current-thread tokio runtime)
+//!                 control plane: control . command   (main thread; a tokio thread each for control and HTTP)
 //! ```
 //!
 //! # The words
