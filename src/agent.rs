@@ -247,7 +247,7 @@ impl SourceNews {
         SourceNews { sampling_rate, median_rate, ..SourceNews::NONE }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, entry: Entry) {
         // What nearly every sample is: the next one, of the same rate, nothing dropped.
         if entry.number == self.highest.wrapping_add(1)
@@ -772,7 +772,7 @@ fn other_side(policy: &AgentPolicy) -> usize {
 
 /// Whether a sample was taken at ingress, at egress, or does not tell: its data source's index
 /// equals the input, the output and not the input, or neither (a LAG member, a bridge).
-#[inline]
+#[inline(always)]
 fn direction(sample: &FlowSample<'_>) -> usize {
     // Only an index of class 0 is an ifIndex.
     if sample.data_source.class != 0 {
@@ -824,7 +824,7 @@ impl Notes {
     /// Notes a flow sample, and says where it was taken (an index of
     /// [`AgentState::directions`]) and what it stands for: its sampling rate, or the one that
     /// the configuration has for the agent, perhaps corrected by the pool ([`scaling`]).
-    #[inline]
+    #[inline(always)]
     pub fn flow_sample(&mut self, sample: &FlowSample<'_>) -> (usize, u32) {
         self.totals.flow_samples += 1;
         let direction = direction(sample);

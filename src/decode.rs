@@ -346,10 +346,23 @@ impl<'a> Datagram<'a> {
                 return refuse_rest(rest, left, visitor);
             };
             rest = behind;
-            match usual_flow(format, sample) {
-                Some(sample) => visitor.flow_sample(&sample),
-                None => visit_sample(format, sample, visitor),
+            // A way for each form: where they meet, a sample would go through memory.
+            match format {
+                sample_format::FLOW => {
+                    if let Some(flow) = usual_flow(compact_flow(sample)) {
+                        visitor.flow_sample(&flow);
+                        continue;
+                    }
+                }
+                sample_format::FLOW_EXPANDED => {
+                    if let Some(flow) = usual_flow(expanded_flow(sample)) {
+                        visitor.flow_sample(&flow);
+                        continue;
+                    }
+                }
+                _ => {}
             }
+            visit_sample(format, sample, visitor);
         }
     }
 }
@@ -396,13 +409,8 @@ fn block(input: &[u8]) -> Read<'_, (u32, &[u8])> {
 /// nothing. Without a loop, a sample stays in registers on its way through the visitor; it is
 /// exactly what [`visit_sample`] reads, or none.
 #[inline(always)]
-fn usual_flow(format: u32, sample: &[u8]) -> Option<FlowSample<'_>> {
-    let flow = match format {
-        sample_format::FLOW => compact_flow(sample),
-        sample_format::FLOW_EXPANDED => expanded_flow(sample),
-        _ => return None,
-    };
-    let (records, (mut flow, count)) = flow.ok()?;
+fn usual_flow<'a>(fixed: Read<'a, (FlowSample<'a>, u32)>) -> Option<FlowSample<'a>> {
+    let (records, (mut flow, count)) = fixed.ok()?;
     let (rest, [format, length, fields @ ..]) = words::<6>(records).ok()?;
     let [protocol, frame_length_bytes, stripped_bytes, header_length] = fields;
     if format != record_format::RAW_PACKET_HEADER {
@@ -466,7 +474,7 @@ fn read_counters(format: u32, sample: &[u8]) -> Result<CountersSample, Loss> {
 }
 
 /// The fixed fields of struct flow_sample, and how many records it announces.
-#[inline]
+#[inline(always)]
 fn compact_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
     let (records, fields) = words(input)?;
     let [sequence_number, source, sampling_rate, sample_pool, drops, input, output, count] = fields;
@@ -486,7 +494,7 @@ fn compact_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
 }
 
 /// The fixed fields of struct flow_sample_expanded, and how many records it announces.
-#[inline]
+#[inline(always)]
 fn expanded_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
     let (records, [sequence_number, class, index, fields @ ..]) = words::<11>(input)?;
     let [sampling_rate, sample_pool, drops, interfaces @ .., count] = fields;

@@ -372,7 +372,7 @@ impl MacTable {
         self.cell_count
     }
 
-    #[inline]
+    #[inline(always)]
     fn knows(&self, vlan: VlanTag) -> bool {
         self.tags[usize::from(vlan.as_u16() >> 6)] >> (vlan.as_u16() & 63) & 1 == 1
     }
@@ -383,7 +383,7 @@ impl MacTable {
     ///
     /// Where the table knows none of them the error carries the VLAN that was meant: the
     /// innermost tag, else the switch's.
-    #[inline]
+    #[inline(always)]
     pub fn vlan(
         &self,
         tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
@@ -503,7 +503,7 @@ impl MacTable {
     }
 
     /// The ledger cell of a pair.
-    #[inline]
+    #[inline(always)]
     pub fn pair(&self, vlan: VlanTag, source: Mac, destination: Mac) -> Result<u32, Loss> {
         if destination.is_group() {
             return Err(group(destination));
@@ -518,7 +518,7 @@ impl MacTable {
     }
 
     /// The cell of two ports of one LAN.
-    #[inline]
+    #[inline(always)]
     fn cell(sender: Port, receiver: Port) -> Result<u32, Loss> {
         if sender.row == receiver.row {
             return Err(Loss::SameVli);

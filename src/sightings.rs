@@ -293,6 +293,12 @@ fn once<D>(packets: u32, stamp_millis: u64, detail: D) -> Row<D> {
 }
 
 impl Lookout {
+    /// Whether a lesson more is taken before the next fold.
+    #[inline]
+    pub fn has_room(&self) -> bool {
+        self.lessons.len() < LESSONS_MAX
+    }
+
     /// Takes a sample that shows where a MAC comes in.
     #[cold]
     pub fn learn(&mut self, lesson: Lesson) {

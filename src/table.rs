@@ -51,7 +51,7 @@ impl<P: Place> Table<P> {
     }
 
     /// The index of the place of `key`; without one, that of the empty place where it would be.
-    #[inline]
+    #[inline(always)]
     fn probe(&self, key: u64) -> Result<usize, usize> {
         let mask = self.places.len() - 1;
         let mut at = hash(key) & mask;
@@ -68,13 +68,13 @@ impl<P: Place> Table<P> {
     }
 
     /// The place of `key`.
-    #[inline]
+    #[inline(always)]
     pub fn get(&self, key: u64) -> Option<&P> {
         self.probe(key).ok().map(|at| &self.places[at])
     }
 
     /// The place of `key`, which is made if there is none.
-    #[inline]
+    #[inline(always)]
     pub fn entry(&mut self, key: u64) -> &mut P {
         let at = self.probe(key).unwrap_or_else(|_| self.insert(key));
         &mut self.places[at]

@@ -403,7 +403,7 @@ struct Sampled<'a> {
 }
 
 impl<'a> Sampled<'a> {
-    #[inline]
+    #[inline(always)]
     fn of(sample: &FlowSample<'a>) -> Result<Sampled<'a>, Loss> {
         let ethernet =
             sample.raw_packet_header.filter(|raw| raw.protocol == HEADER_PROTOCOL_ETHERNET);
@@ -455,7 +455,7 @@ fn teaches(sample: &FlowSample<'_>) -> bool {
 /// On the path a sample stays in registers: what is off it is given copies, because a reference
 /// would keep all of every sample in memory.
 impl Walk<'_> {
-    #[inline]
+    #[inline(always)]
     fn resolve(
         &mut self,
         sample: &FlowSample<'_>,
@@ -494,7 +494,7 @@ impl Walk<'_> {
     }
 
     /// A sample whose pair is known counts, unless it was taken on a link between switches.
-    #[inline]
+    #[inline(always)]
     fn settle(
         &mut self,
         sample: &FlowSample<'_>,
@@ -504,7 +504,7 @@ impl Walk<'_> {
         frame_length_bytes: u32,
         protocol: IpProtocol,
     ) -> Result<Hit, Loss> {
-        if teaches(sample) {
+        if teaches(sample) && self.lookout.has_room() {
             let (sample, frame) = (*sample, *frame);
             self.learn(&sample, &frame, cell, sampling_rate);
         }
@@ -742,7 +742,7 @@ impl Walk<'_> {
 }
 
 impl Visitor for Walk<'_> {
-    #[inline]
+    #[inline(always)]
     fn flow_sample(&mut self, sample: &FlowSample<'_>) {
         let (direction, sampling_rate) = self.notes.flow_sample(sample);
         let resolved = match self.resolve(sample, direction, sampling_rate) {

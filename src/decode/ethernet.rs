@@ -78,7 +78,7 @@ pub struct Inner<'a> {
 
 impl<'a> Frame<'a> {
     /// Reads a header: a frame from its destination address on, cut off anywhere.
-    #[inline]
+    #[inline(always)]
     pub fn parse(header: &'a [u8]) -> Result<Frame<'a>, Loss> {
         // Nearly every frame: IP, behind one 802.1Q tag or none.
         if let Some(&[a, b, c, d, e, f, g, h, i, j, k, l, tag @ .., m, n]) =
