@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use ixflow::agent::Agents;
 use ixflow::clock::Clock;
 use ixflow::count::{Hit, Ledger};
-use ixflow::decode::ethernet::Frame;
+use ixflow::decode::ethernet::UsualFrame;
 use ixflow::decode::{CountersSample, Datagram, FlowSample, Visitor};
 use ixflow::ixp::VlanTag;
 use ixflow::loss::Loss;
@@ -160,10 +160,10 @@ impl Visitor for Sum {
     #[inline]
     fn flow_sample(&mut self, sample: &FlowSample<'_>) {
         if let Some(raw) = sample.raw_packet_header
-            && let Ok(frame) = Frame::parse(raw.header)
+            && let Some(frame) = UsualFrame::parse(raw.header)
         {
             self.0 ^= frame.source.as_u64() ^ frame.destination.as_u64();
-            self.0 += u64::from(raw.frame_length_bytes) * u64::from(sample.sampling_rate);
+            self.0 += u64::from(raw.frame_length_bytes) * u64::from(sample.sampling_rate());
         }
     }
 
@@ -202,15 +202,14 @@ impl Visitor for Resolve<'_> {
     #[inline]
     fn flow_sample(&mut self, sample: &FlowSample<'_>) {
         let Some(raw) = sample.raw_packet_header else { return };
-        let Ok(frame) = Frame::parse(raw.header) else { return };
-        let Some(protocol) = frame.protocol else { return };
-        let switch = sample.extended_switch.map_or([VlanTag::NONE; 2], |switch| {
-            [VlanTag::new(switch.source_vlan), VlanTag::new(switch.destination_vlan)]
-        });
-        if let Ok(vlan) = self.table.vlan(frame.tags(), switch)
-            && let Ok(cell) = self.table.pair(vlan, frame.source, frame.destination)
-        {
-            let sampling_rate = sample.sampling_rate;
+        let Some(frame) = UsualFrame::parse(raw.header) else { return };
+        let vlan = match (frame.tag, sample.extended_switch) {
+            (VlanTag::NONE, Some(switch)) => VlanTag::new(switch.source_vlan),
+            (tag, _) => tag,
+        };
+        if let Some(cell) = self.table.usual_pair(vlan, frame.source, frame.destination) {
+            let protocol = frame.protocol;
+            let sampling_rate = sample.sampling_rate();
             let frame_length_bytes = raw.frame_length_bytes;
             self.hits.push(Hit { cell, sampling_rate, frame_length_bytes, protocol });
         }

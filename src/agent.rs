@@ -20,7 +20,7 @@ use dashmap::DashMap;
 use foldhash::fast::FixedState;
 
 use self::sequence::{Mark, Sequence, SequenceCounts, WINDOW, WINDOW_SPREAD};
-use crate::decode::{CountersSample, DataSource, DatagramHeader, FlowSample};
+use crate::decode::{CountersSample, DataSource, DatagramHeader, FlowSample, Interface};
 use crate::finding::{Finding, Level};
 use crate::loss::{Loss, Losses};
 use crate::resolve::{AgentPolicy, CorePorts, Direction, Policy, ScalingBy};
@@ -174,15 +174,6 @@ pub struct SourceState {
     implausible_logged_millis: Option<u64>,
 }
 
-/// What the books take from a flow sample.
-#[derive(Clone, Copy, Debug)]
-struct Entry {
-    number: u32,
-    drops: u32,
-    sampling_rate: u32,
-    pool: u32,
-}
-
 /// What a desk saw of a data source since it was last folded. The fields that every sample
 /// touches come first: with the key in front they fill the first of two cache lines.
 #[derive(Clone, Copy, Debug)]
@@ -248,18 +239,20 @@ impl SourceNews {
     }
 
     #[inline(always)]
-    fn take(&mut self, entry: Entry) {
+    fn take(&mut self, sample: &FlowSample<'_>) {
+        let number = sample.sequence_number();
         // What nearly every sample is: the next one, of the same rate, nothing dropped.
-        if entry.number == self.highest.wrapping_add(1)
-            && entry.drops == self.drops
-            && entry.sampling_rate == self.sampling_rate
+        if number == self.highest.wrapping_add(1)
+            && sample.drops() == self.drops
+            && sample.sampling_rate() == self.sampling_rate
             && self.steady
         {
-            self.highest = entry.number;
-            self.pool = entry.pool;
+            self.highest = number;
+            self.pool = sample.sample_pool();
             self.samples += 1;
         } else {
-            self.take_unusual(entry.number, entry.drops, entry.sampling_rate, entry.pool);
+            let (drops, rate) = (sample.drops(), sample.sampling_rate());
+            self.take_unusual(number, drops, rate, sample.sample_pool());
         }
     }
 
@@ -774,12 +767,13 @@ fn other_side(policy: &AgentPolicy) -> usize {
 /// equals the input, the output and not the input, or neither (a LAG member, a bridge).
 #[inline(always)]
 fn direction(sample: &FlowSample<'_>) -> usize {
+    let source = sample.data_source();
     // Only an index of class 0 is an ifIndex.
-    if sample.data_source.class != 0 {
+    if source.class != 0 {
         UNKNOWN
-    } else if sample.input.format == 0 && sample.data_source.index == sample.input.value {
+    } else if sample.input() == (Interface { format: 0, value: source.index }) {
         INGRESS
-    } else if sample.output.format == 0 && sample.data_source.index == sample.output.value {
+    } else if sample.output() == (Interface { format: 0, value: source.index }) {
         EGRESS
     } else {
         UNKNOWN
@@ -811,6 +805,9 @@ pub struct Notes {
     other_side: usize,
     /// Whether rates are corrected by the pool.
     scaled: bool,
+    /// Whether nothing is set for the agent, and no port of it left out: one question a sample
+    /// instead of many.
+    is_plain: bool,
     pending: Vec<Mark>,
     readings: Vec<quality::Reading>,
     sources: Table<SourcePlace>,
@@ -826,30 +823,28 @@ impl Notes {
     /// the configuration has for the agent, perhaps corrected by the pool ([`scaling`]).
     #[inline(always)]
     pub fn flow_sample(&mut self, sample: &FlowSample<'_>) -> (usize, u32) {
-        self.totals.flow_samples += 1;
         let direction = direction(sample);
         self.directions[direction] += 1;
-        let mut rate = self.policy.sampling_rate.unwrap_or(sample.sampling_rate);
-        if self.agent.is_some() {
-            // There is no class of that number: such a source is taken for its neighbour.
-            let source = sample.data_source.as_u64().min(NO_KEY - 1);
-            let news = &mut self.sources.entry(source).news;
-            if self.scaled {
-                rate = scaling::apply(rate, news.factor, &mut news.carry);
+        let mut rate = sample.sampling_rate();
+        if !self.is_plain {
+            rate = self.policy.sampling_rate.unwrap_or(rate);
+            if self.agent.is_none() {
+                return (direction, rate);
             }
-            if direction != self.other_side {
-                let rate = u64::from(rate);
-                let bytes = u64::from(sample.frame_length_bytes().unwrap_or(0)) * rate;
-                news.estimated_bytes = news.estimated_bytes.saturating_add(bytes);
-                news.estimated_packets += rate;
-            }
-            news.take(Entry {
-                number: sample.sequence_number,
-                drops: sample.drops,
-                sampling_rate: sample.sampling_rate,
-                pool: sample.sample_pool,
-            });
         }
+        // There is no class of that number: such a source is taken for its neighbour.
+        let source = sample.data_source().as_u64().min(NO_KEY - 1);
+        let news = &mut self.sources.entry(source).news;
+        if self.scaled {
+            rate = scaling::apply(rate, news.factor, &mut news.carry);
+        }
+        if direction != self.other_side {
+            let rate = u64::from(rate);
+            let bytes = u64::from(sample.frame_length_bytes().unwrap_or(0)) * rate;
+            news.estimated_bytes = news.estimated_bytes.saturating_add(bytes);
+            news.estimated_packets += rate;
+        }
+        news.take(sample);
         (direction, rate)
     }
 
@@ -876,7 +871,7 @@ impl Notes {
         });
     }
 
-    fn set_policy(&mut self, policy: AgentPolicy) {
+    fn set_policy(&mut self, policy: AgentPolicy, learned: &BTreeMap<IpAddr, Arc<[u32]>>) {
         self.policy = policy;
         self.other_side = other_side(&self.policy);
         self.scaled = self.policy.scaling == Some(ScalingBy::Pool);
@@ -885,9 +880,11 @@ impl Notes {
                 (place.news.factor, place.news.carry) = (scaling::ONE, 0);
             }
         }
+        self.take_core_ports(learned);
     }
 
     fn fold(&mut self, agents: &Agents) {
+        self.totals.flow_samples += self.directions.iter().sum::<u64>();
         lock(&agents.totals).merge(&self.totals);
         match self.agent.clone() {
             Some(agent) if self.fold_into(&agent, agents) => {}
@@ -1150,8 +1147,7 @@ impl Desk {
         // Untracked agents share notes, but not a policy.
         if place == UNTRACKED {
             let notes = &mut self.notes[UNTRACKED];
-            notes.set_policy(policy.agent(key.address).clone());
-            notes.take_core_ports(&self.core_ports);
+            notes.set_policy(policy.agent(key.address).clone(), &self.core_ports);
         }
         self.last = Some((key, place));
         place
@@ -1186,8 +1182,7 @@ impl Desk {
         for notes in &mut self.notes {
             if let Some(agent) = &notes.agent {
                 let policy = policy.agent(agent.key.address).clone();
-                notes.set_policy(policy);
-                notes.take_core_ports(&self.core_ports);
+                notes.set_policy(policy, &self.core_ports);
             }
         }
         self.last = None;
@@ -1247,6 +1242,7 @@ impl Notes {
             core_ports: Arc::default(),
             other_side: other_side(&policy),
             scaled: policy.scaling == Some(ScalingBy::Pool),
+            is_plain: false,
             policy,
             totals: Totals::default(),
             directions: [0; 3],
@@ -1269,6 +1265,19 @@ impl Notes {
             }
             CorePorts::Report | CorePorts::Off => Arc::default(),
         };
+        self.is_plain = self.agent.is_some()
+            && self.core_ports.is_empty()
+            && !self.scaled
+            && self.policy.sampling_rate.is_none()
+            && self.policy.direction == Direction::Ingress
+            && self.policy.is_by_table();
+    }
+
+    /// Whether nothing that is set for the agent, nor a port that is left out, decides over its
+    /// samples: those taken at egress do not count, and the table alone resolves the others.
+    #[inline(always)]
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
     }
 
     #[cold]
@@ -1286,24 +1295,12 @@ impl Notes {
 mod tests {
     use super::*;
 
-    fn sample(number: u32, rate: u32, drops: u32) -> FlowSample<'static> {
-        let interface = |value| crate::decode::Interface { format: 0, value };
-        FlowSample {
-            sequence_number: number,
-            data_source: DataSource { class: 0, index: 3 },
-            sampling_rate: rate,
-            sample_pool: 0,
-            drops,
-            input: interface(3),
-            output: interface(4),
-            raw_packet_header: None,
-            sampled_ethernet: None,
-            extended_switch: None,
-        }
+    fn pooled(number: u32, rate: u32, pool: u32, drops: u32) -> FlowSample<'static> {
+        FlowSample::compact([number, 3, rate, pool, drops, 3, 4, 0])
     }
 
-    fn entry(number: u32, sampling_rate: u32, drops: u32) -> Entry {
-        Entry { number, drops, sampling_rate, pool: 0 }
+    fn sample(number: u32, rate: u32, drops: u32) -> FlowSample<'static> {
+        pooled(number, rate, 0, drops)
     }
 
     fn source_after(samples: &[(u32, u32, u32)], per_fold: usize) -> SourceState {
@@ -1311,7 +1308,7 @@ mod tests {
         let mut news = SourceNews::NONE;
         for (fold, samples) in samples.chunks(per_fold).enumerate() {
             for &(number, rate, drops) in samples {
-                news.take(entry(number, rate, drops));
+                news.take(&sample(number, rate, drops));
             }
             state.fold(&news, fold as u64 * MINUTE_MILLIS, WINDOW);
             news = SourceNews::after(news.sampling_rate, state.median_rate);
@@ -1353,7 +1350,7 @@ mod tests {
                 let mut news = SourceNews::NONE;
                 (block * 200 + 1..=(block + 1) * 200)
                     .filter(|n| n % 2 == parity && !lost(n))
-                    .for_each(|n| news.take(Entry { pool: n * 500, ..entry(n, 512, n * 100) }));
+                    .for_each(|n| news.take(&pooled(n, 512, n * 500, n * 100)));
                 state.fold(&news, 0, WINDOW);
             }
         }
@@ -1381,15 +1378,16 @@ mod tests {
         let agents = Arc::new(Agents::new(2, 3));
         let mut desk = Desk::new(agents.clone());
         let mut policy = Policy::default();
-        let framed = |number, output, length| FlowSample {
-            output: crate::decode::Interface { format: 0, value: output },
-            sampled_ethernet: Some(crate::decode::SampledEthernet {
+        let framed = |number, ports: [u32; 2], length| {
+            let fields = [number, 3, 100, 0, 0, ports[0], ports[1], 0];
+            let mut sample = FlowSample::compact(fields);
+            sample.sampled_ethernet = Some(crate::decode::SampledEthernet {
                 frame_length_bytes: length,
                 source: crate::ixp::Mac::BROADCAST,
                 destination: crate::ixp::Mac::BROADCAST,
                 ether_type: 0x0806,
-            }),
-            ..sample(number, 100, 0)
+            });
+            sample
         };
         let estimates = |desk: &mut Desk| {
             desk.fold(0, true);
@@ -1406,21 +1404,21 @@ mod tests {
             estimates(desk)
         };
         // At ingress; without a length; at egress; neither.
-        let egress = FlowSample {
-            input: crate::decode::Interface { format: 0, value: 9 },
-            ..framed(3, 3, 5_000)
-        };
-        let unknown = FlowSample { output: egress.input, ..egress };
-        let samples = [framed(1, 4, 64), sample(2, 100, 0), egress, unknown];
+        let samples = [
+            framed(1, [3, 4], 64),
+            sample(2, 100, 0),
+            framed(3, [9, 3], 5_000),
+            framed(3, [9, 9], 5_000),
+        ];
         assert_eq!(take(&mut desk, &policy, &samples), (506_400, 300));
         // By the rate that the configuration has.
         policy.other_agents.sampling_rate = Some(1_000);
         desk.set_policy(&policy);
-        assert_eq!(take(&mut desk, &policy, &[framed(5, 4, 64)]), (570_400, 1_300));
+        assert_eq!(take(&mut desk, &policy, &[framed(5, [3, 4], 64)]), (570_400, 1_300));
         // Absurd sums stop at the limit.
         policy.other_agents.sampling_rate = Some(u32::MAX);
         desk.set_policy(&policy);
-        let absurd = [framed(6, 4, u32::MAX), framed(7, 4, u32::MAX)];
+        let absurd = [6, 7].map(|number| framed(number, [3, 4], u32::MAX));
         assert_eq!(take(&mut desk, &policy, &absurd).0, u64::MAX);
     }
 
@@ -1430,7 +1428,7 @@ mod tests {
         for samples in samples.chunks(per_fold) {
             let mut news = SourceNews::after(state.sampling_rate, state.median_rate);
             for &(number, pool) in samples {
-                news.take(Entry { pool, ..entry(number, 100, 0) });
+                news.take(&pooled(number, 100, pool, 0));
             }
             state.fold(&news, 0, WINDOW);
         }
@@ -1489,9 +1487,7 @@ mod tests {
         for agent in 1..=4 {
             for index in 0..2 {
                 let notes = desk.datagram(&header(agent, index + 1), source, 1_000, &policy);
-                let mut sample = sample(1, 100, 0);
-                sample.data_source.index = index;
-                notes.flow_sample(&sample);
+                notes.flow_sample(&FlowSample::compact([1, index, 100, 0, 0, 3, 4, 0]));
             }
         }
         desk.fold(1_000, true);

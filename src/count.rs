@@ -108,6 +108,21 @@ impl<T: Pod> Zeros<T> {
     }
 }
 
+/// The row of a cell, plus one, which the cell gets if it has none: an earlier hit of a block may
+/// have made it.
+#[cold]
+fn open_row(index: &mut [u32], rows: &mut [Traffic], cells: &mut Vec<u32>, cell: u32) -> u32 {
+    let slot = &mut index[cell as usize];
+    if *slot == 0 {
+        rows[cells.len()] = Traffic::default();
+        cells.push(cell);
+        #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
+        let count = cells.len() as u32;
+        *slot = count;
+    }
+    *slot
+}
+
 /// Counts per pair, owned by one worker for one epoch.
 #[derive(Debug)]
 pub struct Ledger {
@@ -132,8 +147,8 @@ impl Ledger {
         self.cell_count
     }
 
-    /// Counts a batch, first finding the rows and then adding to them: two tight loops, in each
-    /// of which the cache misses of many hits overlap.
+    /// Counts a batch in tight loops, in each of which the cache misses of many hits overlap:
+    /// the places in the index are read, then a field of each row, and only then is added.
     #[inline]
     pub fn count(&mut self, hits: &[Hit]) {
         let index = self.index.slice_mut();
@@ -141,16 +156,18 @@ impl Ledger {
         let mut found = [0u32; BLOCK];
         for block in hits.chunks(BLOCK) {
             for (row, hit) in found.iter_mut().zip(block) {
-                let slot = &mut index[hit.cell as usize];
-                if *slot == 0 {
-                    #[expect(clippy::cast_possible_truncation, reason = "no more rows than cells")]
-                    let new = self.cells.len() as u32;
-                    self.cells.push(hit.cell);
-                    rows[new as usize] = Traffic::default();
-                    *slot = new + 1;
-                }
-                *row = *slot - 1;
+                *row = index[hit.cell as usize];
             }
+            let mut touched = 0u32;
+            for (row, hit) in found.iter_mut().zip(block) {
+                if *row == 0 {
+                    *row = open_row(index, rows, &mut self.cells, hit.cell);
+                }
+                *row -= 1;
+                touched ^= rows[*row as usize].samples[hit.protocol as usize];
+            }
+            // Else nobody would need what was read.
+            std::hint::black_box(touched);
             for (&row, hit) in found.iter().zip(block) {
                 let row = &mut rows[row as usize];
                 let protocol = hit.protocol as usize;

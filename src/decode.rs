@@ -199,28 +199,30 @@ pub struct ExtendedSwitch {
 /// interface output;
 /// flow_record flow_records<>;      the count, then the records
 /// ```
+///
+/// The fixed fields are read out of the datagram when they are asked for: a sample that holds all
+/// of them would not fit into registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowSample<'a> {
-    /// Counts the flow samples of the data source.
-    pub sequence_number: u32,
-    /// Where the sample was taken.
-    pub data_source: DataSource,
-    /// One in so many packets is sampled.
-    pub sampling_rate: u32,
-    /// Packets that could have been sampled.
-    pub sample_pool: u32,
-    /// Samples that the agent had to drop, cumulative.
-    pub drops: u32,
-    /// Where the packet came in.
-    pub input: Interface,
-    /// Where the packet went out.
-    pub output: Interface,
+    fixed: Fixed<'a>,
     /// Record 1.
     pub raw_packet_header: Option<RawPacketHeader<'a>>,
     /// Record 2.
     pub sampled_ethernet: Option<SampledEthernet>,
     /// Record 1001.
     pub extended_switch: Option<ExtendedSwitch>,
+}
+
+/// A number as it stands in a datagram.
+type Word = [u8; 4];
+
+/// The fixed fields of a flow sample, up to the number of its records, in either form.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fixed<'a> {
+    /// struct flow_sample.
+    Compact(&'a [Word; 8]),
+    /// struct flow_sample_expanded.
+    Expanded(&'a [Word; 11]),
 }
 
 /// A counters sample (sFlow v5, section 5, struct counters_sample and struct
@@ -349,13 +351,13 @@ impl<'a> Datagram<'a> {
             // A way for each form: where they meet, a sample would go through memory.
             match format {
                 sample_format::FLOW => {
-                    if let Some(flow) = usual_flow(compact_flow(sample)) {
+                    if let Some(flow) = usual_flow(sample_format::FLOW, sample) {
                         visitor.flow_sample(&flow);
                         continue;
                     }
                 }
                 sample_format::FLOW_EXPANDED => {
-                    if let Some(flow) = usual_flow(expanded_flow(sample)) {
+                    if let Some(flow) = usual_flow(sample_format::FLOW_EXPANDED, sample) {
                         visitor.flow_sample(&flow);
                         continue;
                     }
@@ -400,17 +402,17 @@ fn words<const N: usize>(input: &[u8]) -> Read<'_, [u32; N]> {
 #[inline]
 fn block(input: &[u8]) -> Read<'_, (u32, &[u8])> {
     let (rest, [format, length]) = words(input)?;
-    let (rest, data) = take(length)(rest)?;
-    let padding = data.len().wrapping_neg() & 3;
-    Ok((rest.get(padding..).unwrap_or_default(), (format, data)))
+    let length = length as usize;
+    let data = rest.get(..length).ok_or(nom::Err::Error(Short))?;
+    Ok((rest.get((length + 3) & !3..).unwrap_or_default(), (format, data)))
 }
 
 /// Nearly every flow sample: a raw packet header, and behind it an extended switch record or
 /// nothing. Without a loop, a sample stays in registers on its way through the visitor; it is
 /// exactly what [`visit_sample`] reads, or none.
 #[inline(always)]
-fn usual_flow<'a>(fixed: Read<'a, (FlowSample<'a>, u32)>) -> Option<FlowSample<'a>> {
-    let (records, (mut flow, count)) = fixed.ok()?;
+fn usual_flow(format: u32, sample: &[u8]) -> Option<FlowSample<'_>> {
+    let (mut flow, records) = FlowSample::split(format, sample)?;
     let (rest, [format, length, fields @ ..]) = words::<6>(records).ok()?;
     let [protocol, frame_length_bytes, stripped_bytes, header_length] = fields;
     if format != record_format::RAW_PACKET_HEADER {
@@ -420,7 +422,7 @@ fn usual_flow<'a>(fixed: Read<'a, (FlowSample<'a>, u32)>) -> Option<FlowSample<'
     let header = padded_header.get(..header_length as usize)?;
     flow.raw_packet_header =
         Some(RawPacketHeader { protocol, frame_length_bytes, stripped_bytes, header });
-    match count {
+    match flow.record_count() {
         1 => {}
         2 => {
             let behind = rest.get(padded_header.len().checked_next_multiple_of(4)?..)?;
@@ -457,10 +459,8 @@ fn visit_sample(format: u32, sample: &[u8], visitor: &mut impl Visitor) {
 
 /// struct flow_sample, or struct flow_sample_expanded.
 fn read_flow(format: u32, sample: &[u8]) -> Result<FlowSample<'_>, Loss> {
-    let expanded = format == sample_format::FLOW_EXPANDED;
-    let flow = if expanded { expanded_flow(sample) } else { compact_flow(sample) };
-    let (records, (mut flow, count)) = flow.map_err(sample_truncated)?;
-    flow.read_records(records, count)?;
+    let (mut flow, records) = FlowSample::split(format, sample).ok_or(Loss::SampleTruncated)?;
+    flow.read_records(records, flow.record_count())?;
     Ok(flow)
 }
 
@@ -473,48 +473,109 @@ fn read_counters(format: u32, sample: &[u8]) -> Result<CountersSample, Loss> {
     Ok(counters)
 }
 
-/// The fixed fields of struct flow_sample, and how many records it announces.
+/// The fixed fields of a flow sample of N words, and what follows them.
 #[inline(always)]
-fn compact_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
-    let (records, fields) = words(input)?;
-    let [sequence_number, source, sampling_rate, sample_pool, drops, input, output, count] = fields;
-    let sample = FlowSample {
-        sequence_number,
-        data_source: compact_data_source(source),
-        sampling_rate,
-        sample_pool,
-        drops,
-        input: compact_interface(input),
-        output: compact_interface(output),
-        raw_packet_header: None,
-        sampled_ethernet: None,
-        extended_switch: None,
-    };
-    Ok((records, (sample, count)))
-}
-
-/// The fixed fields of struct flow_sample_expanded, and how many records it announces.
-#[inline(always)]
-fn expanded_flow(input: &[u8]) -> Read<'_, (FlowSample<'_>, u32)> {
-    let (records, [sequence_number, class, index, fields @ ..]) = words::<11>(input)?;
-    let [sampling_rate, sample_pool, drops, interfaces @ .., count] = fields;
-    let [input_format, input, output_format, output] = interfaces;
-    let sample = FlowSample {
-        sequence_number,
-        data_source: DataSource { class, index },
-        sampling_rate,
-        sample_pool,
-        drops,
-        input: Interface { format: input_format, value: input },
-        output: Interface { format: output_format, value: output },
-        raw_packet_header: None,
-        sampled_ethernet: None,
-        extended_switch: None,
-    };
-    Ok((records, (sample, count)))
+fn fixed_words<const N: usize>(sample: &[u8]) -> Option<(&[Word; N], &[u8])> {
+    let (words, _) = sample.as_chunks::<4>();
+    Some((words.first_chunk()?, &sample[4 * N..]))
 }
 
 impl<'a> FlowSample<'a> {
+    /// The fixed fields of a sample of this format, and its records.
+    #[inline(always)]
+    fn split(format: u32, sample: &'a [u8]) -> Option<(FlowSample<'a>, &'a [u8])> {
+        let (fixed, records) = match format {
+            sample_format::FLOW => {
+                let (fixed, records) = fixed_words(sample)?;
+                (Fixed::Compact(fixed), records)
+            }
+            _ => {
+                let (fixed, records) = fixed_words(sample)?;
+                (Fixed::Expanded(fixed), records)
+            }
+        };
+        let flow = FlowSample {
+            fixed,
+            raw_packet_header: None,
+            sampled_ethernet: None,
+            extended_switch: None,
+        };
+        Some((flow, records))
+    }
+
+    /// A sample of struct flow_sample's fixed fields, without records.
+    #[cfg(test)]
+    pub(crate) fn compact(fields: [u32; 8]) -> FlowSample<'static> {
+        let fixed = Fixed::Compact(Box::leak(Box::new(fields.map(u32::to_be_bytes))));
+        FlowSample { fixed, raw_packet_header: None, sampled_ethernet: None, extended_switch: None }
+    }
+
+    /// A field by its place in either form.
+    #[inline(always)]
+    fn word(&self, compact: usize, expanded: usize) -> u32 {
+        u32::from_be_bytes(match self.fixed {
+            Fixed::Compact(words) => words[compact],
+            Fixed::Expanded(words) => words[expanded],
+        })
+    }
+
+    /// Counts the flow samples of the data source.
+    #[inline(always)]
+    pub fn sequence_number(&self) -> u32 {
+        self.word(0, 0)
+    }
+
+    /// Where the sample was taken.
+    #[inline(always)]
+    pub fn data_source(&self) -> DataSource {
+        match self.fixed {
+            Fixed::Compact(_) => compact_data_source(self.word(1, 1)),
+            Fixed::Expanded(_) => DataSource { class: self.word(1, 1), index: self.word(2, 2) },
+        }
+    }
+
+    /// One in so many packets is sampled.
+    #[inline(always)]
+    pub fn sampling_rate(&self) -> u32 {
+        self.word(2, 3)
+    }
+
+    /// Packets that could have been sampled.
+    #[inline(always)]
+    pub fn sample_pool(&self) -> u32 {
+        self.word(3, 4)
+    }
+
+    /// Samples that the agent had to drop, cumulative.
+    #[inline(always)]
+    pub fn drops(&self) -> u32 {
+        self.word(4, 5)
+    }
+
+    /// Where the packet came in.
+    #[inline(always)]
+    pub fn input(&self) -> Interface {
+        match self.fixed {
+            Fixed::Compact(_) => compact_interface(self.word(5, 5)),
+            Fixed::Expanded(_) => Interface { format: self.word(6, 6), value: self.word(7, 7) },
+        }
+    }
+
+    /// Where the packet went out.
+    #[inline(always)]
+    pub fn output(&self) -> Interface {
+        match self.fixed {
+            Fixed::Compact(_) => compact_interface(self.word(6, 6)),
+            Fixed::Expanded(_) => Interface { format: self.word(8, 8), value: self.word(9, 9) },
+        }
+    }
+
+    /// How many records the sample announces.
+    #[inline(always)]
+    fn record_count(&self) -> u32 {
+        self.word(7, 10)
+    }
+
     /// Length of the packet in bytes, if a record tells it.
     #[inline]
     pub fn frame_length_bytes(&self) -> Option<u32> {

@@ -383,7 +383,7 @@ impl MacTable {
     ///
     /// Where the table knows none of them the error carries the VLAN that was meant: the
     /// innermost tag, else the switch's.
-    #[inline(always)]
+    #[inline]
     pub fn vlan(
         &self,
         tags: impl DoubleEndedIterator<Item = VlanTag> + Clone,
@@ -503,7 +503,7 @@ impl MacTable {
     }
 
     /// The ledger cell of a pair.
-    #[inline(always)]
+    #[inline]
     pub fn pair(&self, vlan: VlanTag, source: Mac, destination: Mac) -> Result<u32, Loss> {
         if destination.is_group() {
             return Err(group(destination));
@@ -515,6 +515,22 @@ impl MacTable {
         } else {
             self.contested_pair(sender, receiver)
         }
+    }
+
+    /// The ledger cell of a pair as [`MacTable::pair`], where the table knows the VLAN and both
+    /// ends, and has each once.
+    #[inline(always)]
+    pub fn usual_pair(&self, vlan: VlanTag, source: Mac, destination: Mac) -> Option<u32> {
+        if !vlan.is_some() || !self.knows(vlan) {
+            return None;
+        }
+        let sender = self.ports.get(key(vlan, source))?;
+        let receiver = self.ports.get(key(vlan, destination))?;
+        let usual = sender.lan == receiver.lan
+            && sender.lan != CONTESTED
+            && sender.row != receiver.row
+            && !destination.is_group();
+        usual.then(|| sender.row + u32::from(receiver.column))
     }
 
     /// The cell of two ports of one LAN.

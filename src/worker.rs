@@ -15,9 +15,9 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::agent::{Desk, EGRESS, INGRESS, Notes};
 use crate::count::{Hit, Ledger};
-use crate::decode::ethernet::{Encapsulation, Frame, Inner};
+use crate::decode::ethernet::{Encapsulation, Frame, Inner, UsualFrame};
 use crate::decode::{CountersSample, Datagram, FlowSample, Visitor};
-use crate::ixp::{IpProtocol, VlanTag};
+use crate::ixp::{IpProtocol, Mac, VlanTag};
 use crate::loss::Loss;
 use crate::receive::{BATCH_MAX, Batch, Source};
 use crate::resolve::{Direction, Plan, VXLAN_PORT};
@@ -352,14 +352,17 @@ impl<S: Source> Worker<S> {
                         self.stamp_millis,
                         &self.plan.policy,
                     );
-                    datagram.visit(&mut Walk {
+                    let hits_before = self.hits.len();
+                    let mut walk = Walk {
                         plan: &self.plan,
                         notes,
                         hits: &mut self.hits,
                         lookout: &mut self.lookout,
                         agent: datagram.header.agent_address,
                         stamp_millis: self.stamp_millis,
-                    });
+                    };
+                    datagram.visit(&mut walk);
+                    walk.notes.totals.counted += (walk.hits.len() - hits_before) as u64;
                     None
                 }
                 Err(loss) => Some(loss),
@@ -403,7 +406,6 @@ struct Sampled<'a> {
 }
 
 impl<'a> Sampled<'a> {
-    #[inline(always)]
     fn of(sample: &FlowSample<'a>) -> Result<Sampled<'a>, Loss> {
         let ethernet =
             sample.raw_packet_header.filter(|raw| raw.protocol == HEADER_PROTOCOL_ETHERNET);
@@ -422,12 +424,16 @@ impl<'a> Sampled<'a> {
         }
     }
 
-    /// Whether the frame is as long as frames are, and as what was captured of it.
-    #[inline]
+    /// As [`is_plausible`].
     fn is_plausible(&self) -> bool {
-        FRAME_BYTES.contains(&self.frame_length_bytes)
-            && self.frame_length_bytes as usize >= self.captured_bytes
+        is_plausible(self.frame_length_bytes, self.captured_bytes)
     }
+}
+
+/// Whether a frame is as long as frames are, and as what was captured of it.
+#[inline]
+fn is_plausible(frame_length_bytes: u32, captured_bytes: usize) -> bool {
+    FRAME_BYTES.contains(&frame_length_bytes) && frame_length_bytes as usize >= captured_bytes
 }
 
 /// The VLANs of the extended switch record.
@@ -441,31 +447,67 @@ fn switch_vlans(sample: &FlowSample<'_>) -> [VlanTag; 2] {
 /// The ifIndex of the port at which a frame came in; none where the sample does not tell, or it
 /// came from the switch itself.
 fn input_port(sample: &FlowSample<'_>) -> Option<u32> {
-    let known = sample.input.format == 0 && ![0, INTERFACE_INTERNAL].contains(&sample.input.value);
-    known.then_some(sample.input.value)
+    let known =
+        sample.input().format == 0 && ![0, INTERFACE_INTERNAL].contains(&sample.input().value);
+    known.then_some(sample.input().value)
 }
 
 /// Whether a sample teaches something: one in [`SHARE`] of each data source, and if it comes
 /// twice, both times.
 #[inline]
 fn teaches(sample: &FlowSample<'_>) -> bool {
-    sample.sequence_number.wrapping_mul(0x9e37_79b1) < u32::MAX / SHARE
+    sample.sequence_number().wrapping_mul(0x9e37_79b1) < u32::MAX / SHARE
 }
 
 /// On the path a sample stays in registers: what is off it is given copies, because a reference
 /// would keep all of every sample in memory.
 impl Walk<'_> {
+    /// Counts what nearly every sample is, if nothing is set for its agent: IP of two members on a
+    /// VLAN of the table. It is what [`Walk::resolve`] does with such a sample, and nothing where
+    /// there is more to ask.
     #[inline(always)]
+    fn count_usual(
+        &mut self,
+        sample: &FlowSample<'_>,
+        direction: usize,
+        sampling_rate: u32,
+    ) -> Option<()> {
+        let raw = sample.raw_packet_header?;
+        let frame = UsualFrame::parse(raw.header)?;
+        let frame_length_bytes = raw.frame_length_bytes;
+        let usual = self.notes.is_plain()
+            && sample.output().format != INTERFACE_FORMAT_DISCARDED
+            && direction != EGRESS
+            && sampling_rate != 0
+            && raw.protocol == HEADER_PROTOCOL_ETHERNET
+            && is_plausible(frame_length_bytes, raw.header.len());
+        if !usual {
+            return None;
+        }
+        let vlan = if frame.tag.is_some() { frame.tag } else { switch_vlans(sample)[0] };
+        let cell = self.plan.table.usual_pair(vlan, frame.source, frame.destination)?;
+        if teaches(sample) && self.lookout.has_room() {
+            let sample = *sample;
+            self.learn(&sample, frame.source, frame.destination, cell, sampling_rate);
+        }
+        // Here, where its parts are in registers: a hit that is returned goes through memory.
+        self.hits.push(Hit { cell, sampling_rate, frame_length_bytes, protocol: frame.protocol });
+        Some(())
+    }
+
+    /// Counts any sample by its table and the policy of its agent.
     fn resolve(
         &mut self,
         sample: &FlowSample<'_>,
         direction: usize,
         sampling_rate: u32,
-    ) -> Result<Hit, Loss> {
-        if sample.output.format == INTERFACE_FORMAT_DISCARDED {
+    ) -> Result<(), Loss> {
+        if sample.output().format == INTERFACE_FORMAT_DISCARDED {
             return Err(Loss::Discarded);
         }
-        match self.notes.policy.direction {
+        let plain = self.notes.is_plain();
+        let policy_direction = if plain { Direction::Ingress } else { self.notes.policy.direction };
+        match policy_direction {
             Direction::Ingress if direction == EGRESS => return Err(Loss::Direction),
             Direction::Egress if direction == INGRESS => return Err(Loss::Direction),
             Direction::None => return Err(Loss::Direction),
@@ -487,14 +529,12 @@ impl Walk<'_> {
             })?;
             table.pair(vlan, frame.source, frame.destination)?
         } else {
-            let (sample, frame) = (*sample, frame);
-            self.pair_by_policy(&sample, &frame, switch_vlans(&sample))?
+            self.pair_by_policy(sample, &frame, switch_vlans(sample))?
         };
         self.settle(sample, &frame, cell, sampling_rate, frame_length_bytes, protocol)
     }
 
     /// A sample whose pair is known counts, unless it was taken on a link between switches.
-    #[inline(always)]
     fn settle(
         &mut self,
         sample: &FlowSample<'_>,
@@ -503,18 +543,15 @@ impl Walk<'_> {
         sampling_rate: u32,
         frame_length_bytes: u32,
         protocol: IpProtocol,
-    ) -> Result<Hit, Loss> {
+    ) -> Result<(), Loss> {
         if teaches(sample) && self.lookout.has_room() {
-            let (sample, frame) = (*sample, *frame);
-            self.learn(&sample, &frame, cell, sampling_rate);
+            self.learn(sample, frame.source, frame.destination, cell, sampling_rate);
         }
-        if !self.notes.core_ports.is_empty() {
-            let sample = *sample;
-            if self.is_at_core_port(&sample) {
-                return Err(Loss::CorePort);
-            }
+        if !self.notes.core_ports.is_empty() && self.is_at_core_port(sample) {
+            return Err(Loss::CorePort);
         }
-        Ok(Hit { cell, sampling_rate, frame_length_bytes, protocol })
+        self.hits.push(Hit { cell, sampling_rate, frame_length_bytes, protocol });
+        Ok(())
     }
 
     #[cold]
@@ -524,14 +561,21 @@ impl Walk<'_> {
 
     /// Where a MAC comes in, and by what the sample is known if it comes again.
     #[cold]
-    fn learn(&mut self, sample: &FlowSample<'_>, frame: &Frame<'_>, cell: u32, packets: u32) {
+    fn learn(
+        &mut self,
+        sample: &FlowSample<'_>,
+        source: Mac,
+        destination: Mac,
+        cell: u32,
+        packets: u32,
+    ) {
         let at_egress = self.notes.policy.direction == Direction::Egress;
         let Some(if_index) = input_port(sample).filter(|_| !at_egress) else { return };
         let identity = [
-            u64::from(sample.sequence_number) << 32 | u64::from(sample.sample_pool),
-            sample.data_source.as_u64(),
-            frame.source.as_u64(),
-            frame.destination.as_u64() << 16,
+            u64::from(sample.sequence_number()) << 32 | u64::from(sample.sample_pool()),
+            sample.data_source().as_u64(),
+            source.as_u64(),
+            destination.as_u64() << 16,
         ];
         let identity = identity.iter().fold(0u64, |hash, word| {
             (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
@@ -540,7 +584,7 @@ impl Walk<'_> {
         self.lookout.learn(Lesson {
             agent: self.agent,
             if_index,
-            source: frame.source,
+            source,
             vli,
             identity,
             packets,
@@ -587,6 +631,18 @@ impl Walk<'_> {
         })
     }
 
+    /// Counts a sample, by a second look if not at first sight, or the loss of it.
+    #[inline(never)]
+    fn count_any(&mut self, sample: &FlowSample<'_>, direction: usize, sampling_rate: u32) {
+        let resolved = match self.resolve(sample, direction, sampling_rate) {
+            Err(loss) => self.look_again(sample, sampling_rate, loss),
+            counted => counted,
+        };
+        if let Err(loss) = resolved {
+            self.notes.totals.losses.count(loss);
+        }
+    }
+
     /// A second look at a sample that did not count by its table alone: at the VLAN that it does
     /// not tell, at the frame inside of its frame; and what is to be said of it.
     #[cold]
@@ -595,7 +651,7 @@ impl Walk<'_> {
         sample: &FlowSample<'_>,
         sampling_rate: u32,
         loss: Loss,
-    ) -> Result<Hit, Loss> {
+    ) -> Result<(), Loss> {
         let looked_at = [
             Loss::NotIp,
             Loss::UnknownVlan,
@@ -650,7 +706,7 @@ impl Walk<'_> {
         sampling_rate: u32,
         outer: &Sampled<'_>,
         inner: &Inner<'_>,
-    ) -> Result<Hit, Loss> {
+    ) -> Result<(), Loss> {
         if !outer.is_plausible() {
             return Err(Loss::ImplausibleLength);
         }
@@ -729,7 +785,7 @@ impl Walk<'_> {
             Loss::NotIp => self.lookout.ether_type(frame.ether_type, &stray),
             Loss::UnknownVlan => self.lookout.unknown_vlan(&stray, self.plan),
             Loss::UnknownSource => self.lookout.unknown_mac(End::Source, &stray, self.plan),
-            Loss::UnknownDestination if sample.output.format == INTERFACE_FORMAT_SEVERAL => {
+            Loss::UnknownDestination if sample.output().format == INTERFACE_FORMAT_SEVERAL => {
                 return Loss::Flooded;
             }
             Loss::UnknownDestination => {
@@ -745,19 +801,9 @@ impl Visitor for Walk<'_> {
     #[inline(always)]
     fn flow_sample(&mut self, sample: &FlowSample<'_>) {
         let (direction, sampling_rate) = self.notes.flow_sample(sample);
-        let resolved = match self.resolve(sample, direction, sampling_rate) {
-            Err(loss) => {
-                let sample = *sample;
-                self.look_again(&sample, sampling_rate, loss)
-            }
-            found => found,
-        };
-        match resolved {
-            Ok(hit) => {
-                self.notes.totals.counted += 1;
-                self.hits.push(hit);
-            }
-            Err(loss) => self.notes.totals.losses.count(loss),
+        if self.count_usual(sample, direction, sampling_rate).is_none() {
+            let sample = *sample;
+            self.count_any(&sample, direction, sampling_rate);
         }
     }
 

@@ -93,16 +93,16 @@ fn flow_value(sample: &FlowSample<'_>) -> Value {
         |switch| json!({ "src_vlan": switch.source_vlan, "dst_vlan": switch.destination_vlan }),
     );
     json!({
-        "seq": sample.sequence_number,
-        "src_type": sample.data_source.class,
-        "src_idx": sample.data_source.index,
-        "rate": sample.sampling_rate,
-        "pool": sample.sample_pool,
-        "drops": sample.drops,
-        "in_fmt": sample.input.format,
-        "in": sample.input.value,
-        "out_fmt": sample.output.format,
-        "out": sample.output.value,
+        "seq": sample.sequence_number(),
+        "src_type": sample.data_source().class,
+        "src_idx": sample.data_source().index,
+        "rate": sample.sampling_rate(),
+        "pool": sample.sample_pool(),
+        "drops": sample.drops(),
+        "in_fmt": sample.input().format,
+        "in": sample.input().value,
+        "out_fmt": sample.output().format,
+        "out": sample.output().value,
         "raw": raw,
         "ethernet": ethernet,
         "switch": switch,
@@ -241,7 +241,7 @@ fn expanded_fields_use_all_their_bits() {
     struct Seen(Vec<(DataSource, Interface, Interface)>);
     impl Visitor for Seen {
         fn flow_sample(&mut self, sample: &FlowSample<'_>) {
-            self.0.push((sample.data_source, sample.input, sample.output));
+            self.0.push((sample.data_source(), sample.input(), sample.output()));
         }
         fn counters_sample(&mut self, _: &CountersSample) {}
         fn refused(&mut self, _: Loss, _: u64) {}

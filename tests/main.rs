@@ -25,3 +25,4 @@ mod top;
 mod tree;
 mod truth;
 mod web;
+mod worker;

@@ -121,11 +121,11 @@ impl Visitor for Samples {
             (ethernet.frame_length_bytes, source, destination, ethernet.ether_type)
         });
         self.0.push(Sample::Flow(Box::new(Flow {
-            sequence_number: sample.sequence_number,
-            source: (sample.data_source.class, sample.data_source.index),
-            numbers: [sample.sampling_rate, sample.sample_pool, sample.drops],
-            input: (sample.input.format, sample.input.value),
-            output: (sample.output.format, sample.output.value),
+            sequence_number: sample.sequence_number(),
+            source: (sample.data_source().class, sample.data_source().index),
+            numbers: [sample.sampling_rate(), sample.sample_pool(), sample.drops()],
+            input: (sample.input().format, sample.input().value),
+            output: (sample.output().format, sample.output().value),
             raw,
             ethernet,
             switch: sample.extended_switch.map(|s| (s.source_vlan, s.destination_vlan)),
