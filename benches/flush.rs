@@ -38,7 +38,7 @@ use ixflow::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 use ixflow::resolve::Lan;
 use ixflow::sink::direct::{Direct, THREADS};
 use ixflow::sink::rrdcached::{Address, CHUNK_LINES, Rrdcached as Cached, Settings};
-use ixflow::sink::{ARCHIVES, Create, Feed, File, STEP_SECS, Share, Sink, Tree, file};
+use ixflow::sink::{ARCHIVES, Aggregates, Create, Feed, File, STEP_SECS, Share, Sink, Tree, file};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
 use nix::sys::stat::Mode;
@@ -292,6 +292,7 @@ impl Bench {
                 root: root.clone(),
                 share: Share::default(),
                 create: Create::OnTraffic,
+                aggregates: Aggregates::Vlan,
                 timeout: Duration::from_secs(600),
             };
             Cached::new(settings, Arc::default()).unwrap()
@@ -574,7 +575,12 @@ fn files(members: u32) -> Vec<File> {
     let mut files = Vec::new();
     for protocol in IpProtocol::ALL {
         for unit in Unit::ALL {
-            files.push(File::Aggregate { protocol, unit, vlan: VlanTag::new(10) });
+            files.push(File::Aggregate {
+                protocol,
+                unit,
+                vlan: VlanTag::new(10),
+                infrastructure: None,
+            });
             for vli in (1..=members).map(VliId) {
                 files.push(File::Individual { protocol, unit, vli });
             }

@@ -570,7 +570,12 @@ fn link_files(fabric: &Fabric, root: &Path, start_secs: u64) -> Vec<PathBuf> {
         for vli in fabric.vlis() {
             files.push(File::Individual { protocol, unit, vli: vli.id });
             if vlans.insert(vli.vlan) {
-                files.push(File::Aggregate { protocol, unit, vlan: vli.vlan });
+                files.push(File::Aggregate {
+                    protocol,
+                    unit,
+                    vlan: vli.vlan,
+                    infrastructure: None,
+                });
             }
             let speaks = protocol == IpProtocol::V4 && vli.weight > 0.0;
             let peers = fabric.vlis().iter().filter(|peer| {

@@ -333,7 +333,7 @@ fn expected(fabric: &Fabric, truth: &Truth) -> BTreeMap<String, (File, [u64; 2])
     for protocol in IpProtocol::ALL {
         for unit in Unit::ALL {
             let vlan = fabric.vlis()[0].vlan;
-            add(File::Aggregate { protocol, unit, vlan }, [0, 0]);
+            add(File::Aggregate { protocol, unit, vlan, infrastructure: None }, [0, 0]);
             for vli in fabric.vlis() {
                 add(File::Individual { protocol, unit, vli: vli.id }, [0, 0]);
             }
@@ -346,7 +346,10 @@ fn expected(fabric: &Fabric, truth: &Truth) -> BTreeMap<String, (File, [u64; 2])
                 if amount == 0 {
                     continue;
                 }
-                add(File::Aggregate { protocol, unit, vlan }, [amount, amount]);
+                add(
+                    File::Aggregate { protocol, unit, vlan, infrastructure: None },
+                    [amount, amount],
+                );
                 add(File::Individual { protocol, unit, vli: from }, [amount, 0]);
                 add(File::Individual { protocol, unit, vli: to }, [0, amount]);
                 // In the file of a pair, what the peer sent comes in.

@@ -16,7 +16,7 @@ use self::backlog::Backlog;
 use self::format::Saved;
 use self::live::{Collector, Live};
 use crate::count::{Ledger, Traffic};
-use crate::ixp::{VlanTag, VliId};
+use crate::ixp::{InfrastructureId, VlanTag, VliId};
 use crate::resolve::{Lan, MacTable};
 use crate::state::Pulse;
 use crate::worker::{Epoch, Handover};
@@ -41,8 +41,8 @@ pub struct Interval {
     pub lans: Arc<[Lan]>,
     /// What source sent to destination, sorted by (source, destination), each once, none idle.
     pub pairs: Vec<PairTraffic>,
-    /// What was sent on each VLAN, by its tag, sorted, none idle: by the table with which it came,
-    /// where a VLI moved from one to another.
+    /// What was sent on each VLAN, sorted by tag and infrastructure, each once, none idle: by the
+    /// table with which it came, where a VLI moved from one to another.
     pub vlans: Vec<VlanTraffic>,
 }
 
@@ -57,11 +57,13 @@ pub struct PairTraffic {
     pub traffic: Traffic,
 }
 
-/// What was sent on the VLANs of a tag.
+/// What was sent on the VLAN of an infrastructure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct VlanTraffic {
     /// The tag.
     pub vlan: VlanTag,
+    /// The infrastructure; none: a file of [`format`](self::format)'s version 1 does not say it.
+    pub infrastructure: Option<InfrastructureId>,
     /// How much.
     pub traffic: Traffic,
 }
@@ -70,14 +72,15 @@ pub struct VlanTraffic {
 #[derive(Clone, Default, Debug)]
 struct Counts {
     pairs: HashMap<(VliId, VliId), Traffic, FixedState>,
-    vlans: BTreeMap<VlanTag, Traffic>,
+    vlans: BTreeMap<(VlanTag, InfrastructureId), Traffic>,
 }
 
 impl Counts {
     fn add(&mut self, ledger: &Ledger, table: &MacTable) {
         for (cell, traffic) in ledger.iter() {
             self.pairs.entry(table.vlis_of(cell)).or_default().merge(traffic);
-            self.vlans.entry(table.vlan_of(cell)).or_default().merge(traffic);
+            let (infrastructure, vlan) = table.home_of(cell);
+            self.vlans.entry((vlan, infrastructure)).or_default().merge(traffic);
         }
     }
 
@@ -374,7 +377,14 @@ impl Open {
             after_hole: self.covered_to_secs != Some(from_secs),
             lans: self.lans.clone(),
             pairs,
-            vlans: vlans.into_iter().map(|(vlan, traffic)| VlanTraffic { vlan, traffic }).collect(),
+            vlans: vlans
+                .into_iter()
+                .map(|((vlan, infrastructure), traffic)| VlanTraffic {
+                    vlan,
+                    infrastructure: Some(infrastructure),
+                    traffic,
+                })
+                .collect(),
         });
         self.covered_to_secs = Some(to_secs);
     }

@@ -124,7 +124,8 @@ pub enum Conflict {
         /// The infrastructures, in rising order.
         infrastructures: Vec<InfrastructureId>,
     },
-    /// Two infrastructures use one tag: their traffic is summed in the tag's aggregate file.
+    /// Two infrastructures use one tag: their traffic is summed in the tag's aggregate file, which
+    /// is the only one that the portal reads.
     SharedTag {
         /// The VLAN's tag.
         vlan: VlanTag,
@@ -571,9 +572,10 @@ impl MacTable {
         self.first_cells.partition_point(|&first| first <= cell) - 1
     }
 
-    /// The VLAN that a ledger cell belongs to.
-    pub fn vlan_of(&self, cell: u32) -> VlanTag {
-        self.lans[self.lan_of(cell)].vlan
+    /// The infrastructure and the VLAN that a ledger cell belongs to.
+    pub fn home_of(&self, cell: u32) -> (InfrastructureId, VlanTag) {
+        let lan = &self.lans[self.lan_of(cell)];
+        (lan.infrastructure, lan.vlan)
     }
 
     /// The sender and the receiver of a ledger cell.

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! P/T/aggregate/aggregate.P.T.vlanVVVVV.rrd               V: 802.1Q tag
+//! P/T/aggregate/aggregate.P.T.vlanVVVVV.infraIIIII.rrd    I: infrastructure
 //! P/T/individual/individual.P.T.src-SSSSS.rrd             S: VLI
 //! P/T/p2p/src-SSSSS/p2p.P.T.src-SSSSS.dst-DDDDD.rrd       S, D: VLIs
 //! ```
@@ -13,7 +14,8 @@
 //! `traffic_in` of a p2p file is what the peer sent to the VLI that the file is named after, and
 //! `traffic_in` of an individual file what that VLI sent into the fabric: opposite directions,
 //! because the portal's graphs expect them so. An aggregate is what was sent on the VLANs of a tag,
-//! in and out alike.
+//! in and out alike. Those of infrastructures are ours, and made when asked
+//! ([`Aggregates::Infrastructure`]); the portal reads no name of five parts of that kind.
 //!
 //! An interval becomes one update per file, in the order of the paths (a sorted walk is three
 //! times as fast in rrdcached's tree). Individuals and aggregates are always fed; a pair has files
@@ -41,7 +43,7 @@ mod verify;
 mod waiting;
 pub mod writer;
 
-pub use feed::{Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
+pub use feed::{Aggregates, Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
 pub use share::Share;
 pub use tree::{File, FileError, Tree};
 pub use verify::{SAMPLE_MAX, Sample};

@@ -9,7 +9,7 @@ use ixflow::flush::{Interval, PairTraffic, VlanTraffic};
 use ixflow::ixp::{InfrastructureId, Mac, MacRecord, VlanTag, VliId};
 use ixflow::resolve::{Lan, MacTable};
 use ixflow::sink::direct::Direct;
-use ixflow::sink::{Create, Sink, Tree};
+use ixflow::sink::{Aggregates, Create, Sink, Tree};
 
 use crate::support::ixflow::ixflow;
 use crate::support::path::START_SECS;
@@ -31,7 +31,10 @@ fn lans(vlis: u8) -> Arc<[Lan]> {
 /// Writes steps in which 1 sends to 2, and 3 to 1, `bytes` and as many packets of 1,000 bytes.
 fn write(root: &Path, create: Create, steps: std::ops::Range<u64>, bytes: [u64; 2]) {
     std::fs::create_dir_all(root).unwrap();
-    let mut sink = Direct::new(Tree::open(root).unwrap(), create, 1).unwrap();
+    write_by(Direct::new(Tree::open(root).unwrap(), create, 1).unwrap(), steps, bytes);
+}
+
+fn write_by(mut sink: Direct, steps: std::ops::Range<u64>, bytes: [u64; 2]) {
     for step in steps {
         let from_secs = START_SECS + step * 300;
         let pair = |source, destination, bytes| PairTraffic {
@@ -49,7 +52,11 @@ fn write(root: &Path, create: Create, steps: std::ops::Range<u64>, bytes: [u64; 
             after_hole: step == 0,
             lans: lans(3),
             pairs,
-            vlans: vec![VlanTraffic { vlan: VlanTag::new(10), traffic: vlan }],
+            vlans: vec![VlanTraffic {
+                vlan: VlanTag::new(10),
+                infrastructure: Some(InfrastructureId(1)),
+                traffic: vlan,
+            }],
         };
         let receipt = sink.write(&interval).unwrap();
         assert_eq!(receipt.refused, 0, "{receipt:?}");
@@ -131,6 +138,28 @@ fn differences_are_sorted_and_the_tolerance_decides() {
         .map(|line| line.split_whitespace().next().unwrap().parse().unwrap())
         .collect();
     assert!(percents.is_sorted_by(|a, b| a >= b), "{table}");
+}
+
+#[test]
+fn aggregates_of_infrastructures_are_compared_where_both_trees_have_them() {
+    let directory = tempfile::tempdir().unwrap();
+    let [left, right, third] = ["left", "right", "third"].map(|name| directory.path().join(name));
+    write(&left, Create::OnTraffic, 0..STEPS, [3_000_000, 6_000_000]);
+    for (root, bytes) in [(&right, [3_000_000, 6_000_000]), (&third, [3_300_000, 6_000_000])] {
+        std::fs::create_dir(root).unwrap();
+        let sink = Direct::new(Tree::open(root).unwrap(), Create::OnTraffic, 1).unwrap();
+        write_by(sink.with_aggregates(Aggregates::Infrastructure), 0..STEPS, bytes);
+    }
+    let name = "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.infra00001.rrd";
+    assert!(right.join(name).exists() && !left.join(name).exists());
+    let (code, table, _) = compare(&left, &right, &["--tolerance", "0", "--all"]);
+    assert_eq!(code, Some(0), "{table}");
+    assert!(!table.contains("infra"), "{table}");
+    let (code, table, _) = compare(&right, &third, &["--all"]);
+    assert_eq!(code, Some(1), "{table}");
+    assert_eq!(fields(&table, "ipv4/bytes/infrastructure")[1..3], ["1", "1"], "{table}");
+    assert_eq!(fields(&table, "ipv4/bytes/aggregate")[6], "216.000M", "each once: {table}");
+    assert!(fields(&table, name).len() > 5, "{table}");
 }
 
 #[test]

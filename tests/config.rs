@@ -10,7 +10,7 @@ use ixflow::control::config::{AGENT_BLOCK, AGENT_KEYS, Config, KEYS, Key, Rrdcac
 use ixflow::ixp::{InfrastructureId, VlanTag};
 use ixflow::receive::Spread;
 use ixflow::resolve::{CorePorts, Decapsulate, Direction};
-use ixflow::sink::Create;
+use ixflow::sink::{Aggregates, Create};
 
 /// The example of IXP Manager's documentation (docs.ixpmanager.org, sFlow, configuration).
 const DOCUMENTED: &str = "\
@@ -81,6 +81,7 @@ fn every_new_setting_is_read() {
          sflow_resend_secs = 16\n\
          sflow_api_interval_secs = 10\n\
          sflow_create = all\n\
+         sflow_aggregates = infrastructure\n\
          sflow_spread = datagram\n\
          sflow_receive_buffer_bytes = 1M\n\
          sflow_agents_allow = 192.0.2.0/24\n\
@@ -106,6 +107,7 @@ fn every_new_setting_is_read() {
     assert_eq!((config.memory_intervals, config.spool_hours), (13, 14));
     assert_eq!((config.spool_bytes, config.resend_secs), (15 << 20, 16));
     assert_eq!(config.create, Create::All);
+    assert_eq!(config.aggregates, Aggregates::Infrastructure);
     assert_eq!(config.spread, Spread::Datagram);
     assert_eq!(config.receive_buffer_bytes, 1 << 20);
     assert_eq!((config.agents_max, config.data_sources_max, config.debug), (7, 8, true));

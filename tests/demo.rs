@@ -116,7 +116,7 @@ fn a_demo_holds_what_was_said_and_shows_it() {
                         (interval.to_secs, totals.sum())
                     })
                     .collect();
-                let file = File::Aggregate { protocol, unit, vlan };
+                let file = File::Aggregate { protocol, unit, vlan, infrastructure: None };
                 let path = file.path(&root);
                 let average = Consolidation::Average;
                 let rows = fetch(&path, average, from_secs, driven_to_secs, STEP_SECS).unwrap();

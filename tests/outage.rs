@@ -11,7 +11,7 @@ use ixflow::ixp::{IpProtocol, Unit, VliId};
 use ixflow::simulate::Fabric;
 use ixflow::sink::direct::{self, Direct};
 use ixflow::sink::rrdcached::{Rrdcached, Settings};
-use ixflow::sink::{Create, File, Share, Sink, Tree, file};
+use ixflow::sink::{Aggregates, Create, File, Share, Sink, Tree, file};
 
 use crate::support::disk::{Mounted, fill};
 use crate::support::exchange::{
@@ -63,7 +63,7 @@ fn whole_step(voice: &mut Voice, running: &mut Running, end_secs: u64) -> Row {
 
 /// Of how many seconds the row behind `from_secs` is, by an aggregate of what was said in it.
 fn implied_secs(bench: &Bench, fabric: &Fabric, said: &Pairs, from_secs: u64) -> f64 {
-    let files = expected(fabric, said);
+    let files = expected(fabric, bench.aggregates, said);
     let (file, [total, _]) = files["ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd"];
     let [rate, _] = bench.rows(file, from_secs, from_secs + 300)[0];
     (total as f64 / rate).round()
@@ -369,7 +369,7 @@ fn one_file_is_damaged_and_the_others_are_fed() {
         result.unwrap();
         assert_eq!(state.write().refused, 1, "{}", bench.name);
         // The one row of the one file is unknown: it says so.
-        let files = expected(&fabric, &rows[2].said);
+        let files = expected(&fabric, bench.aggregates, &rows[2].said);
         let (file, [total, _]) = files[name];
         let found = bench.rows(file, START_SECS, ENDS[2]);
         assert!(found[1][0].is_nan(), "{}: {found:?}", bench.name);
@@ -423,6 +423,7 @@ fn one_of_two_rrdcacheds_is_killed_and_comes_back() {
             root: tree.clone(),
             share: share.clone(),
             create: Create::OnTraffic,
+            aggregates: Aggregates::Vlan,
             timeout: Duration::from_secs(60),
         };
         Box::new(Rrdcached::new(settings, Default::default()).unwrap()) as Box<dyn Sink>
@@ -476,6 +477,6 @@ fn one_of_two_rrdcacheds_is_killed_and_comes_back() {
     daemons.into_iter().flatten().for_each(daemon::Rrdcached::stop);
     // Whatever was made behind the links is there.
     assert!(disk.join("ipv4/bytes/p2p").read_dir().unwrap().next().is_some());
-    let bench = Bench { name: "two rrdcacheds", daemon: None, directory };
+    let bench = Bench { directory, ..Bench::new("two rrdcacheds", None) };
     assert_rows(&bench, &fabric, START_SECS, &rows, ULPS_MAX);
 }

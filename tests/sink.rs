@@ -16,7 +16,7 @@ use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::{fetch, graph_png};
 use ixflow::sink::rrdcached::{Address, Rrdcached, Settings};
 use ixflow::sink::{
-    ARCHIVES, Consolidation, Create, File, Receipt, Share, Sink, SinkError, Tree, file,
+    ARCHIVES, Aggregates, Consolidation, Create, File, Receipt, Share, Sink, SinkError, Tree, file,
 };
 
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
@@ -63,7 +63,8 @@ pub(crate) fn interval(
     for pair in &pairs {
         sum.merge(&pair.traffic);
     }
-    let vlans = vec![VlanTraffic { vlan: VlanTag::new(10), traffic: sum }];
+    let infrastructure = Some(InfrastructureId(1));
+    let vlans = vec![VlanTraffic { vlan: VlanTag::new(10), infrastructure, traffic: sum }];
     Interval { from_secs, to_secs, after_hole: false, lans: Arc::from([lan]), pairs, vlans }
 }
 
@@ -140,6 +141,7 @@ fn settings(address: &Address, root: &Path) -> Settings {
         root: root.into(),
         share: Share::default(),
         create: Create::OnTraffic,
+        aggregates: Aggregates::Vlan,
         timeout: Duration::from_secs(60),
     }
 }
@@ -264,7 +266,12 @@ fn what_was_counted_is_what_is_read() {
                         let truth = [sent(vli, 0), sent(0, vli)];
                         assert_rates(bench.average(file, *end), truth, &format!("{name} {file}"));
                     }
-                    let file = File::Aggregate { protocol, unit, vlan: VlanTag::new(10) };
+                    let file = File::Aggregate {
+                        protocol,
+                        unit,
+                        vlan: VlanTag::new(10),
+                        infrastructure: None,
+                    };
                     let truth = [sent(0, 0), sent(0, 0)];
                     assert_rates(bench.average(file, *end), truth, &format!("{name} {file}"));
                 }

@@ -245,6 +245,7 @@ fn what_came_before_a_change_of_the_table_is_of_the_old_mapping_and_what_came_af
             protocol: IpProtocol::V4,
             unit: Unit::Bytes,
             vlan: VlanTag::new(tag),
+            infrastructure: None,
         };
         // Bytes in and out by the frame, each of which stands for 300, over 300 seconds.
         for (file, rates) in [
@@ -324,13 +325,22 @@ fn files_of_vlis_that_left_are_pruned_and_nothing_else() {
         [bytes4(gone, known[0]), bytes4(known[0], gone), individual(gone)];
     let removed: Vec<PathBuf> =
         [inside, outside, alone].iter().map(|file| fed_days_ago(&root, *file, old)).collect();
-    let aggregate =
-        File::Aggregate { protocol: IpProtocol::V4, unit: Unit::Bytes, vlan: VlanTag::new(999) };
-    let mut kept: Vec<PathBuf> =
-        [bytes4(known[0], known[1]), bytes4(known[1], known[0]), individual(known[0]), aggregate]
-            .iter()
-            .map(|file| fed_days_ago(&root, *file, old))
-            .collect();
+    let aggregate = |infrastructure| File::Aggregate {
+        protocol: IpProtocol::V4,
+        unit: Unit::Bytes,
+        vlan: VlanTag::new(999),
+        infrastructure,
+    };
+    let own = fed_days_ago(&root, aggregate(Some(InfrastructureId(99))), old);
+    let mut kept: Vec<PathBuf> = [
+        bytes4(known[0], known[1]),
+        bytes4(known[1], known[0]),
+        individual(known[0]),
+        aggregate(None),
+    ]
+    .iter()
+    .map(|file| fed_days_ago(&root, *file, old))
+    .collect();
     // Fed lately, by the file's own time or by its last update.
     kept.push(fed_days_ago(&root, bytes4(gone, 88_888), 1));
     kept.push(fed_days_ago(&root, bytes4(gone, 88_889), 1));
@@ -349,7 +359,7 @@ fn files_of_vlis_that_left_are_pruned_and_nothing_else() {
     let linked = fed_days_ago(&site.path("other tree"), bytes4(66_666, known[0]), old);
     let link = bytes4(66_666, known[0]).path(&root).parent().unwrap().to_owned();
     std::os::unix::fs::symlink(linked.parent().unwrap(), link).unwrap();
-    kept.push(linked);
+    kept.extend([linked, own]);
 
     let older = ["--older-than", "30"];
     let all_there = |paths: &[PathBuf]| paths.iter().all(|path| path.symlink_metadata().is_ok());

@@ -6,7 +6,7 @@ use std::path::Path;
 use ixflow::agent::Totals;
 use ixflow::loss::{Loss, Losses};
 use ixflow::simulate::{Fabric, Truth};
-use ixflow::sink::File;
+use ixflow::sink::{Aggregates, File};
 
 use crate::support::datagram::{
     announcing, block, datagram, flow, flow_content, flow_out, frame, raw,
@@ -87,7 +87,8 @@ fn every_file_holds_the_truth(bench: &Bench) {
     let present: BTreeSet<String> = files_below(&bench.root()).into_iter().collect();
     let mut spoke = BTreeSet::new();
     let end_secs = START_SECS + 300 * intervals.len() as u64;
-    let by_interval: Vec<_> = intervals.iter().map(|traffic| expected(&fabric, traffic)).collect();
+    let by_interval: Vec<_> =
+        intervals.iter().map(|traffic| expected(&fabric, bench.aggregates, traffic)).collect();
     for (name, &(file, _)) in &by_interval[0] {
         let totals: Vec<[u64; 2]> = by_interval.iter().map(|files| files[name].1).collect();
         if matches!(file, File::Pair { .. }) && totals.iter().all(|totals| *totals == [0, 0]) {
@@ -128,6 +129,17 @@ fn through_the_documented_rrdcached() {
 #[test]
 fn directly() {
     every_file_holds_the_truth(&Bench::new("librrd", None));
+}
+
+/// Two infrastructures of the fabric use one tag: each has its aggregate, beside their sum.
+#[test]
+fn with_aggregates_of_infrastructures() {
+    let aggregates = Aggregates::Infrastructure;
+    every_file_holds_the_truth(&Bench { aggregates, ..Bench::new("librrd", None) });
+    if daemon::is_installed() {
+        let bench = Bench::new("documented rrdcached", Some(DOCUMENTED));
+        every_file_holds_the_truth(&Bench { aggregates, ..bench });
+    }
 }
 
 /// A datagram for each loss that the fabric does not make by itself, with its count.
@@ -227,7 +239,7 @@ fn whatever_is_not_counted_has_a_name() {
     let (state, result) = running.stop();
     result.unwrap();
     assert_eq!(state.write().refused, 0);
-    for (name, (file, totals)) in expected(&fabric, &said) {
+    for (name, (file, totals)) in expected(&fabric, bench.aggregates, &said) {
         if !Path::new(&bench.root().join(&name)).exists() {
             assert_eq!(totals, [0, 0], "{name}");
             continue;

@@ -2,6 +2,7 @@
 //!
 //! Both may be in use; nothing is changed. A row is compared where both files know it: what one of
 //! them does not know (it began later, an rrdcached still has it) is counted, and no difference.
+//! Aggregates of infrastructures, which no other program makes, are compared where both have them.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -123,7 +124,7 @@ fn percent(text: &str) -> Result<f64, String> {
     if (0.0..=100.0).contains(&percent) { Ok(percent) } else { Err("expected 0 to 100".into()) }
 }
 
-/// What a kind of file has in common: IP protocol, unit, and p2p, individual or aggregate.
+/// What a kind of file has in common: IP protocol, unit, and p2p, individual, or an aggregate.
 type Family = (IpProtocol, Unit, &'static str);
 
 fn family(file: File) -> Family {
@@ -131,7 +132,9 @@ fn family(file: File) -> Family {
     let kind = match file {
         File::Pair { .. } => "p2p",
         File::Individual { .. } => "individual",
-        File::Aggregate { .. } => "aggregate",
+        File::Aggregate { infrastructure: None, .. } => "aggregate",
+        // Their traffic is in those of the tags too.
+        File::Aggregate { infrastructure: Some(_), .. } => "infrastructure",
     };
     (protocol, unit, kind)
 }
@@ -222,11 +225,13 @@ struct Comparison {
 impl Comparison {
     fn of(left: &Tree, right: &Tree, times: (u64, u64)) -> Comparison {
         let mut comparison = Comparison { files: Vec::new(), errors: Vec::new() };
-        for file in left.files() {
+        let is_asked_for =
+            |file: &File| matches!(file, File::Aggregate { infrastructure: Some(_), .. });
+        for file in left.files().filter(|file| right.contains(file) || !is_asked_for(file)) {
             let there = right.contains(&file).then_some(right);
             comparison.add(file, Some(left), there, times);
         }
-        for file in right.files().filter(|file| !left.contains(file)) {
+        for file in right.files().filter(|file| !left.contains(file) && !is_asked_for(file)) {
             comparison.add(file, None, Some(right), times);
         }
         comparison

@@ -426,7 +426,7 @@ fn carry_on(
     let mut commands = Vec::new();
     if let Some(vli) = fabric.vlis().first() {
         let (protocol, unit) = (IpProtocol::V4, Unit::Bytes);
-        let file = File::Aggregate { protocol, unit, vlan: vli.vlan };
+        let file = File::Aggregate { protocol, unit, vlan: vli.vlan, infrastructure: None };
         commands.push((
             "the rows of a file",
             format!(

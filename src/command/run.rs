@@ -365,8 +365,14 @@ pub(super) fn rrdcached_settings(config: &Config) -> Vec<rrdcached::Settings> {
     let shares = Share::of_all(&names).into_iter();
     let settings = config.rrdcached_sockets.iter().zip(shares).map(|(address, share)| {
         let timeout = Duration::from_secs(config.rrdcached_timeout_secs);
-        let (root, create) = (config.rrd_dir.clone(), config.create);
-        rrdcached::Settings { address: address.clone(), root, share, create, timeout }
+        rrdcached::Settings {
+            address: address.clone(),
+            root: config.rrd_dir.clone(),
+            share,
+            create: config.create,
+            aggregates: config.aggregates,
+            timeout,
+        }
     });
     settings.collect()
 }
@@ -391,7 +397,8 @@ pub(super) fn open_sinks(
         sinks.collect::<io::Result<_>>().map_err(tree_error)
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
-        let direct = Direct::new(tree, config.create, direct::default_threads());
+        let direct = Direct::new(tree, config.create, direct::default_threads())
+            .map(|direct| direct.with_aggregates(config.aggregates));
         Ok(vec![Box::new(direct.map_err(tree_error)?)])
     }
 }

@@ -24,8 +24,8 @@ use crate::agent::{DEFAULT_AGENTS_MAX, DEFAULT_DATA_SOURCES_MAX};
 use crate::ixp::{InfrastructureId, IpPrefix, VlanTag};
 use crate::receive::Spread;
 use crate::resolve::{AgentPolicy, CorePorts, ScalingBy, VlanAlias};
-use crate::sink::Create;
 use crate::sink::rrdcached::Address;
+use crate::sink::{Aggregates, Create};
 use crate::state::WRITERS_MAX;
 
 /// The name of the file.
@@ -116,6 +116,8 @@ pub struct Config {
     pub state_save_secs: u64,
     /// `sflow_create`: which files are made.
     pub create: Create,
+    /// `sflow_aggregates`: whose aggregates have files.
+    pub aggregates: Aggregates,
     /// `sflow_create_per_sec`: files that are made in a second, at the most.
     pub create_per_sec: u32,
     /// `sflow_listen`: addresses and UDP ports, each once. The default has both families, one
@@ -175,6 +177,7 @@ impl Default for Config {
             resend_secs: DEFAULT_RESEND_SECS,
             state_save_secs: DEFAULT_STATE_SAVE_SECS,
             create: Create::OnTraffic,
+            aggregates: Aggregates::Vlan,
             create_per_sec: DEFAULT_CREATE_PER_SEC,
             listen: vec![every_address(DEFAULT_PORT)],
             workers: std::thread::available_parallelism()
@@ -784,6 +787,29 @@ pub const KEYS: &[Key<Config>] = &[
             Some(match config.create {
                 Create::OnTraffic => "on-traffic".into(),
                 Create::All => "all".into(),
+            })
+        },
+    },
+    Key {
+        name: "sflow_aggregates",
+        expected: "vlan or infrastructure",
+        default: "vlan",
+        meaning: "Keep one aggregate for each VLAN tag (`vlan`), or beside it one for each \
+                  infrastructure on each of its VLANs (`infrastructure`), which two that use one \
+                  tag do not share; the portal reads the first alone.",
+        list: false,
+        set: |config, text| {
+            let value = match text {
+                "vlan" => Some(Aggregates::Vlan),
+                "infrastructure" => Some(Aggregates::Infrastructure),
+                _ => None,
+            };
+            keep(&mut config.aggregates, value)
+        },
+        show: |config| {
+            Some(match config.aggregates {
+                Aggregates::Vlan => "vlan".into(),
+                Aggregates::Infrastructure => "infrastructure".into(),
             })
         },
     },

@@ -3,7 +3,7 @@
 //! ```text
 //! struct file {                     all numbers little-endian
 //!    opaque magic[8];               "IXFLOWIV", or another kind's
-//!    u32 version;                   1
+//!    u32 version;                   2; 1 is read
 //!    u32 checksum;                  CRC-32 of length and body
 //!    u64 length;                    of the body, in bytes
 //!    opaque body[length];
@@ -13,7 +13,8 @@
 //!    u64 from_secs; u64 to_secs; u8 after_hole;
 //!    u32 lans; { u32 infrastructure; u16 vlan; u32 vlis; u32 vli[vlis]; }[lans]
 //!    u64 pairs; { u32 source; u32 destination; u64 bytes[2]; u64 packets[2]; u32 samples[2]; }[pairs]
-//!    u32 vlans; { u16 vlan; u64 bytes[2]; u64 packets[2]; u32 samples[2]; }[vlans]
+//!    u32 vlans;
+//!    { u16 vlan; u32 infrastructure; u64 bytes[2]; u64 packets[2]; u32 samples[2]; }[vlans]
 //! }
 //!
 //! struct saved {                    the body of a file "IXFLOWSV"
@@ -21,6 +22,8 @@
 //!    u32 intervals; struct interval interval[intervals];
 //! }
 //! ```
+//!
+//! An infrastructure of 2^32-1 behind a VLAN is one that is not known: version 1 had none there.
 //!
 //! Readers take what a power cut, a full disk or another program can leave: whatever is not whole
 //! and right is an error that says why.
@@ -31,7 +34,7 @@ use crate::ixp::{InfrastructureId, VlanTag, VliId};
 use crate::resolve::Lan;
 
 /// The version of the files that are written.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of a file at the most: 40 million pairs.
 pub const FILE_BYTES_MAX: u64 = 2 << 30;
@@ -41,7 +44,11 @@ const INTERVAL_SECS_MAX: u64 = 86_400;
 
 const HEADER_BYTES: usize = 24;
 const PAIR_BYTES: usize = 48;
+const VLAN_BYTES_MIN: usize = 42;
 const INTERVAL_BYTES_MIN: usize = 33;
+
+/// Stands for an infrastructure that is not known; it is nobody's (IXP Manager counts up from 1).
+const NO_INFRASTRUCTURE: u32 = u32::MAX;
 
 /// What a file is of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -156,7 +163,7 @@ fn seal(kind: Kind, body: &[u8]) -> Vec<u8> {
 
 /// The body of a file, if it is whole.
 fn unseal(kind: Kind, bytes: &[u8]) -> Result<Reader<'_>, Unreadable> {
-    let mut header = Reader(bytes);
+    let mut header = Reader { bytes, version: 0 };
     let foreign = || Unreadable::Foreign(kind.name);
     if header.take::<8>().map_err(|_| foreign())? != kind.magic {
         return Err(foreign());
@@ -168,7 +175,7 @@ fn unseal(kind: Kind, bytes: &[u8]) -> Result<Reader<'_>, Unreadable> {
     }
     let expected_checksum = header.u32().map_err(cut)?;
     let length = header.take::<8>().map_err(cut)?;
-    let body = header.0;
+    let body = header.bytes;
     let expected = u64::from_le_bytes(length);
     if expected != body.len() as u64 {
         let whole = expected.saturating_add(HEADER_BYTES as u64);
@@ -177,7 +184,7 @@ fn unseal(kind: Kind, bytes: &[u8]) -> Result<Reader<'_>, Unreadable> {
     if version == 0 || checksum(&length, body) != expected_checksum {
         return Err(Unreadable::Checksum);
     }
-    Ok(Reader(body))
+    Ok(Reader { bytes: body, version })
 }
 
 fn checksum(length: &[u8; 8], body: &[u8]) -> u32 {
@@ -188,13 +195,17 @@ fn checksum(length: &[u8; 8], body: &[u8]) -> u32 {
 }
 
 /// Takes numbers off the front of a slice.
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    bytes: &'a [u8],
+    /// Of the file.
+    version: u32,
+}
 
 impl<'a> Reader<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], Unreadable> {
         let (first, rest) =
-            self.0.split_first_chunk().ok_or(Unreadable::Content("it ends too early"))?;
-        self.0 = rest;
+            self.bytes.split_first_chunk().ok_or(Unreadable::Content("it ends too early"))?;
+        self.bytes = rest;
         Ok(*first)
     }
 
@@ -214,12 +225,12 @@ impl<'a> Reader<'a> {
     fn count(&mut self, number: u64, bytes: usize) -> Result<usize, Unreadable> {
         usize::try_from(number)
             .ok()
-            .filter(|&count| count <= self.0.len() / bytes)
+            .filter(|&count| count <= self.bytes.len() / bytes)
             .ok_or(Unreadable::Content("it announces more than it holds"))
     }
 
     fn end(&self) -> Result<(), Unreadable> {
-        if self.0.is_empty() { Ok(()) } else { Err(Unreadable::Content("something follows")) }
+        if self.bytes.is_empty() { Ok(()) } else { Err(Unreadable::Content("something follows")) }
     }
 }
 
@@ -247,8 +258,10 @@ fn push_interval(out: &mut Vec<u8>, interval: &Interval) {
         push_traffic(out, traffic);
     }
     out.extend_from_slice(&length(interval.vlans.len()).to_le_bytes());
-    for VlanTraffic { vlan, traffic } in &interval.vlans {
+    for VlanTraffic { vlan, infrastructure, traffic } in &interval.vlans {
         out.extend_from_slice(&vlan.as_u16().to_le_bytes());
+        let infrastructure = infrastructure.map_or(NO_INFRASTRUCTURE, |id| id.0);
+        out.extend_from_slice(&infrastructure.to_le_bytes());
         push_traffic(out, traffic);
     }
 }
@@ -308,10 +321,16 @@ fn take_interval(reader: &mut Reader<'_>) -> Result<Interval, Unreadable> {
         return Err(Unreadable::Content("pairs out of order"));
     }
     let vlans = u64::from(reader.u32()?);
-    let vlans: Vec<VlanTraffic> = (0..reader.count(vlans, 42)?)
-        .map(|_| Ok(VlanTraffic { vlan: take_vlan(reader)?, traffic: take_traffic(reader)? }))
-        .collect::<Result<_, _>>()?;
-    if !vlans.is_sorted_by(|one, next| one.vlan < next.vlan) {
+    let vlans = (0..reader.count(vlans, VLAN_BYTES_MIN)?).map(|_| {
+        let vlan = take_vlan(reader)?;
+        let infrastructure = if reader.version == 1 { NO_INFRASTRUCTURE } else { reader.u32()? };
+        let infrastructure =
+            (infrastructure != NO_INFRASTRUCTURE).then_some(InfrastructureId(infrastructure));
+        Ok(VlanTraffic { vlan, infrastructure, traffic: take_traffic(reader)? })
+    });
+    let vlans: Vec<VlanTraffic> = vlans.collect::<Result<_, _>>()?;
+    let key = |vlan: &VlanTraffic| (vlan.vlan, vlan.infrastructure);
+    if !vlans.is_sorted_by(|one, next| key(one) < key(next)) {
         return Err(Unreadable::Content("VLANs out of order"));
     }
     Ok(Interval { from_secs, to_secs, after_hole, lans: lans.into(), pairs, vlans })
@@ -348,7 +367,8 @@ mod tests {
             after_hole: bool,
             lans in prop::collection::vec(lan(), 0..4),
             pairs in prop::collection::btree_map(any::<(u32, u32)>(), traffic(), 0..9),
-            vlans in prop::collection::btree_map(0u32..4_095, traffic(), 0..3),
+            vlans in
+                prop::collection::btree_map((0u32..4_095, any::<Option<u32>>()), traffic(), 0..3),
         ) -> Interval {
             let pairs = pairs.into_iter().map(|((source, destination), traffic)| PairTraffic {
                 source: VliId(source),
@@ -358,7 +378,13 @@ mod tests {
             let to_secs = from_secs + secs;
             let vlans = vlans
                 .into_iter()
-                .map(|(vlan, traffic)| VlanTraffic { vlan: VlanTag::new(vlan), traffic });
+                .map(|((vlan, infrastructure), traffic)| VlanTraffic {
+                    vlan: VlanTag::new(vlan),
+                    infrastructure: infrastructure
+                        .filter(|&id| id != NO_INFRASTRUCTURE)
+                        .map(InfrastructureId),
+                    traffic,
+                });
             let (pairs, vlans) = (pairs.collect(), vlans.collect());
             Interval { from_secs, to_secs, after_hole, lans: lans.into(), pairs, vlans }
         }
@@ -419,21 +445,33 @@ mod tests {
             after_hole: true,
             lans: [lan].into(),
             pairs: vec![PairTraffic { source: VliId(7), destination: VliId(8), traffic }],
-            vlans: vec![VlanTraffic { vlan: VlanTag::new(10), traffic }],
+            vlans: vec![VlanTraffic {
+                vlan: VlanTag::new(10),
+                infrastructure: Some(InfrastructureId(1)),
+                traffic,
+            }],
         }
     }
 
-    /// Version 1 as it is on disks: these bytes must be read by every later version.
-    #[test]
-    fn version_1_is_read() {
-        let hex = include_str!("version_1.hex");
+    fn bytes(hex: &str) -> Vec<u8> {
         let digits: Vec<u8> = hex.bytes().filter(u8::is_ascii_hexdigit).collect();
-        let bytes: Vec<u8> = digits
+        digits
             .chunks(2)
             .map(|pair| u8::from_str_radix(str::from_utf8(pair).unwrap(), 16).unwrap())
-            .collect();
-        assert_eq!(decode(&bytes), Ok(example()));
-        assert_eq!(encode(&example()), bytes);
+            .collect()
+    }
+
+    /// Files as they are on disks: these bytes must be read by every later version.
+    #[test]
+    fn every_version_is_read() {
+        let mut of_version_1 = example();
+        of_version_1.vlans[0].infrastructure = None;
+        assert_eq!(decode(&bytes(include_str!("version_1.hex"))), Ok(of_version_1.clone()));
+        // What waits on disk over an upgrade is written, and read, again.
+        assert_eq!(decode(&encode(&of_version_1)), Ok(of_version_1));
+        let version_2 = bytes(include_str!("version_2.hex"));
+        assert_eq!(decode(&version_2), Ok(example()));
+        assert_eq!(encode(&example()), version_2);
     }
 
     #[test]
@@ -443,8 +481,8 @@ mod tests {
         assert_eq!(refused(b""), "not an interval of ixflow");
         assert_eq!(refused(b"<html>, and so on"), "not an interval of ixflow");
         let mut newer = whole.clone();
-        newer[8] = 2;
-        assert_eq!(refused(&newer), "version 2, of a newer ixflow: expected up to 1");
+        newer[8] = 3;
+        assert_eq!(refused(&newer), "version 3, of a newer ixflow: expected up to 2");
         let length = whole.len();
         let cut = refused(&whole[..length - 1]);
         assert_eq!(cut, format!("{} bytes: expected {length}", length - 1));

@@ -305,9 +305,9 @@ mod tests {
         saved.open.clear();
         spool.save(&saved).unwrap();
         assert_eq!(spool.load().unwrap(), Some(saved));
-        fs::write(directory.path().join(SAVED_FILE), "IXFLOWSV\x02\0\0\0").unwrap();
+        fs::write(directory.path().join(SAVED_FILE), "IXFLOWSV\x03\0\0\0").unwrap();
         let error = spool.load().unwrap_err().to_string();
-        assert!(error.contains("version 2, of a newer ixflow"), "{error}");
+        assert!(error.contains("version 3, of a newer ixflow"), "{error}");
         assert!(directory.path().join("open-step.refused").exists());
         assert_eq!(spool.load().unwrap(), None);
     }

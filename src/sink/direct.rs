@@ -42,8 +42,8 @@ use crate::sink::file::{self, Foreign, Header, Reading, Rows};
 use crate::sink::header::is_unfed;
 use crate::sink::librrd::{self, is_locked};
 use crate::sink::{
-    Create, Feed, File, Lead, Outcome, Receipt, Share, Sink, SinkError, Span, Tree, Update,
-    concerns_all,
+    Aggregates, Create, Feed, File, Lead, Outcome, Receipt, Share, Sink, SinkError, Span, Tree,
+    Update, concerns_all,
 };
 
 /// Threads that write, where there are as many processors: more help where the header of a file is
@@ -86,6 +86,12 @@ impl Direct {
             threads: threads.max(1),
             root_id,
         })
+    }
+
+    /// Feeds these aggregates.
+    #[must_use]
+    pub fn with_aggregates(self, aggregates: Aggregates) -> Direct {
+        Direct { feed: self.feed.with_aggregates(aggregates), ..self }
     }
 }
 

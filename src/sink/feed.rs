@@ -13,7 +13,7 @@ use super::{HEARTBEAT_SECS, REFUSALS_MAX, Receipt, Refusal, STEP_SECS};
 use crate::count::Traffic;
 use crate::finding::{Finding, Level};
 use crate::flush::{Interval, PairTraffic, VlanTraffic};
-use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
+use crate::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 
 /// Files that are remembered as having missed an update, at the most.
 const LAGGING_MAX: usize = 100_000;
@@ -26,6 +26,16 @@ pub enum Create {
     OnTraffic,
     /// For every pair of a VLAN.
     All,
+}
+
+/// Whose aggregates have files.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum Aggregates {
+    /// Those of tags: the sum of the infrastructures that use one.
+    #[default]
+    Vlan,
+    /// These, and those of each infrastructure on each of its VLANs.
+    Infrastructure,
 }
 
 /// The interval's time stamps, in seconds since 1970.
@@ -131,6 +141,7 @@ pub struct Feed {
     tree: Tree,
     share: Share,
     create: Create,
+    aggregates: Aggregates,
     /// The interval that was written last.
     fed: Option<Fed>,
     /// End of the latest interval that was written: what ends no later is given again.
@@ -154,7 +165,7 @@ pub struct Feed {
 struct Fed {
     to_secs: u64,
     vlis: Vec<VliId>,
-    tags: Vec<VlanTag>,
+    lans: Vec<(InfrastructureId, VlanTag)>,
 }
 
 /// The updates of an interval that are not for the sink.
@@ -252,6 +263,7 @@ impl Feed {
             tree,
             share,
             create,
+            aggregates: Aggregates::default(),
             fed: None,
             reached_secs: 0,
             lagging: HashSet::new(),
@@ -262,6 +274,12 @@ impl Feed {
             verify: Verify::default(),
             dropped: (0, 0),
         }
+    }
+
+    /// Feeds these aggregates.
+    #[must_use]
+    pub fn with_aggregates(self, aggregates: Aggregates) -> Feed {
+        Feed { aggregates, ..self }
     }
 
     /// The tree.
@@ -454,7 +472,7 @@ impl Feed {
         self.fed = Some(Fed {
             to_secs: interval.to_secs,
             vlis: table_vlis(interval),
-            tags: interval.lans.iter().map(|lan| lan.vlan).collect(),
+            lans: interval.lans.iter().map(|lan| (lan.infrastructure, lan.vlan)).collect(),
         });
         receipt
     }
@@ -515,8 +533,8 @@ impl Feed {
         let rows = rows(&interval.pairs);
         let mut sums = sums(&rows, &interval.pairs, &table);
         sums.retain(|(vli, _)| self.share.has_vli(*vli));
-        let mut aggregates = aggregates(interval);
-        aggregates.retain(|vlan, _| self.share.has_vlan(*vlan));
+        let mut aggregates = aggregates(interval, self.aggregates);
+        aggregates.retain(|((vlan, _), _)| self.share.has_vlan(*vlan));
         let fresh = self.fresh(&table);
         let given_again = self.fed.as_ref().is_none_or(|fed| fed.to_secs >= interval.to_secs);
         let mut emit = |file: File, totals: [u64; 2], known: bool| {
@@ -546,10 +564,10 @@ impl Feed {
         };
 
         for (protocol, unit) in families() {
-            for (&vlan, traffic) in &aggregates {
+            for &((vlan, infrastructure), ref traffic) in &aggregates {
                 // Whatever somebody sends into a VLAN comes out of it.
                 let total = traffic.of(protocol, unit);
-                let file = File::Aggregate { protocol, unit, vlan };
+                let file = File::Aggregate { protocol, unit, vlan, infrastructure };
                 emit(file, [total, total], self.tree.contains(&file))?;
             }
             for (vli, both) in &sums {
@@ -627,8 +645,11 @@ impl Feed {
         let late = match file {
             File::Pair { vli, peer, .. } => is_fresh(vli) || is_fresh(peer),
             File::Individual { vli, .. } => is_fresh(vli),
-            File::Aggregate { vlan, .. } => {
-                self.fed.as_ref().is_some_and(|fed| !fed.tags.contains(vlan))
+            File::Aggregate { vlan, infrastructure, .. } => {
+                let is_it = |lan: &(InfrastructureId, VlanTag)| {
+                    lan.1 == *vlan && infrastructure.is_none_or(|id| id == lan.0)
+                };
+                self.fed.as_ref().is_some_and(|fed| !fed.lans.iter().any(is_it))
             }
         };
         late || !self.lagging.is_empty() && self.lagging.contains(file)
@@ -737,13 +758,27 @@ fn sums(rows: &[Row], pairs: &[PairTraffic], table: &[VliId]) -> Vec<(VliId, Bot
     sums.into_iter().collect()
 }
 
-/// What was sent on every VLAN of the table, and on every other that carried something.
-fn aggregates(interval: &Interval) -> BTreeMap<VlanTag, Traffic> {
-    let mut sums: BTreeMap<VlanTag, Traffic> =
-        interval.lans.iter().map(|lan| (lan.vlan, Traffic::default())).collect();
-    for VlanTraffic { vlan, traffic } in &interval.vlans {
-        sums.entry(*vlan).or_default().merge(traffic);
+/// What was sent on every VLAN of the table, and on every other that carried something, in the
+/// order of the paths: a tag's aggregate follows those of its infrastructures.
+fn aggregates(
+    interval: &Interval,
+    of: Aggregates,
+) -> Vec<((VlanTag, Option<InfrastructureId>), Traffic)> {
+    let mut sums: BTreeMap<(VlanTag, Option<InfrastructureId>), Traffic> = BTreeMap::new();
+    let mut add = |vlan: VlanTag, infrastructure: Option<InfrastructureId>, traffic: &Traffic| {
+        sums.entry((vlan, None)).or_default().merge(traffic);
+        if of == Aggregates::Infrastructure && infrastructure.is_some() {
+            sums.entry((vlan, infrastructure)).or_default().merge(traffic);
+        }
+    };
+    for lan in interval.lans.iter() {
+        add(lan.vlan, Some(lan.infrastructure), &Traffic::default());
     }
+    for VlanTraffic { vlan, infrastructure, traffic } in &interval.vlans {
+        add(*vlan, *infrastructure, traffic);
+    }
+    let mut sums: Vec<_> = sums.into_iter().collect();
+    sums.sort_by_key(|((vlan, infrastructure), _)| (*vlan, infrastructure.is_none()));
     sums
 }
 
@@ -786,7 +821,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::ixp::InfrastructureId;
     use crate::resolve::Lan;
     use crate::sink::file::read_decimals;
 
@@ -809,13 +843,16 @@ mod tests {
 
     /// What the pairs sent, each on the VLAN of its source.
     fn vlans(lans: &[Lan], pairs: &[PairTraffic]) -> Vec<VlanTraffic> {
-        let mut sums: BTreeMap<VlanTag, Traffic> = BTreeMap::new();
+        let mut sums: BTreeMap<(VlanTag, Option<InfrastructureId>), Traffic> = BTreeMap::new();
         for pair in pairs {
             if let Some(lan) = lans.iter().find(|lan| lan.vlis.contains(&pair.source)) {
-                sums.entry(lan.vlan).or_default().merge(&pair.traffic);
+                let key = (lan.vlan, Some(lan.infrastructure));
+                sums.entry(key).or_default().merge(&pair.traffic);
             }
         }
-        sums.into_iter().map(|(vlan, traffic)| VlanTraffic { vlan, traffic }).collect()
+        sums.into_iter()
+            .map(|((vlan, infrastructure), traffic)| VlanTraffic { vlan, infrastructure, traffic })
+            .collect()
     }
 
     fn interval(lans: &[Lan], pairs: &[PairTraffic]) -> Interval {
@@ -964,14 +1001,66 @@ mod tests {
     }
 
     #[test]
+    fn infrastructures_have_aggregates_of_their_own_beside_the_tags_when_asked() {
+        let lans = [lan(1, 10, &[1, 2]), lan(2, 10, &[3, 4]), lan(2, 20, &[5])];
+        let mut interval = interval(&lans, &[pair(1, 2, [700, 0]), pair(4, 3, [60, 0])]);
+        let feed = feed(&[], Create::OnTraffic).with_aggregates(Aggregates::Infrastructure);
+        let of_bytes = |interval: &Interval| {
+            let updates = updates(&feed, interval);
+            assert!(updates.is_sorted_by_key(|(path, ..)| path.clone()));
+            of(&updates, "ipv4/bytes/aggregate/aggregate.ipv4.bytes.")
+                .into_iter()
+                .map(|(name, totals)| (name.to_owned(), totals[0]))
+                .collect::<Vec<_>>()
+        };
+        let expected = |totals: [u64; 5]| {
+            let names = [
+                "vlan00010.infra00001.rrd",
+                "vlan00010.infra00002.rrd",
+                "vlan00010.rrd",
+                "vlan00020.infra00002.rrd",
+                "vlan00020.rrd",
+            ];
+            names.map(str::to_owned).into_iter().zip(totals).collect::<Vec<_>>()
+        };
+        assert_eq!(of_bytes(&interval), expected([700, 60, 760, 0, 0]));
+        // What an earlier version left does not say whose it was.
+        interval.vlans[1].infrastructure = None;
+        assert_eq!(of_bytes(&interval), expected([700, 0, 760, 0, 0]));
+    }
+
+    #[test]
+    fn an_infrastructure_that_comes_to_a_tag_has_a_hole_before() {
+        let mut interval = interval(&[lan(1, 10, &[1, 2])], &[]);
+        let mut feed = feed(&[], Create::OnTraffic).with_aggregates(Aggregates::Infrastructure);
+        feed.commit(&interval, Walk::default(), Outcome::default());
+        interval.lans = Arc::from([lan(1, 10, &[1, 2]), lan(2, 10, &[3])]);
+        let mut holes = Vec::new();
+        feed.try_each(&interval, |update| {
+            if matches!(update.file, File::Aggregate { unit: Unit::Bytes, .. }) && update.hole {
+                holes.push(update.file.to_string());
+            }
+            Ok::<_, ()>(())
+        })
+        .unwrap();
+        let expected = ["ipv4", "ipv6"].map(|protocol| {
+            format!(
+                "{protocol}/bytes/aggregate/aggregate.{protocol}.bytes.vlan00010.infra00002.rrd"
+            )
+        });
+        assert_eq!(holes, expected);
+    }
+
+    #[test]
     fn a_vlan_that_left_the_table_has_what_it_carried_before() {
         let mut interval = interval(&[lan(1, 20, &[1, 2])], &[pair(1, 2, [700, 0])]);
         let Traffic { bytes, packets, samples } = interval.vlans[0].traffic;
         let half = Traffic { bytes: [300, 0], packets, samples };
         interval.vlans = vec![
-            VlanTraffic { vlan: VlanTag::new(10), traffic: half },
+            VlanTraffic { vlan: VlanTag::new(10), infrastructure: None, traffic: half },
             VlanTraffic {
                 vlan: VlanTag::new(20),
+                infrastructure: None,
                 traffic: Traffic { bytes: [bytes[0] - 300, 0], ..half },
             },
         ];

@@ -54,9 +54,9 @@ use crate::flush::Interval;
 use crate::sink::header::{Fitness, examine, is_unfed};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
-    ARCHIVES, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt, STEP_SECS,
-    Sample, Share, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, concerns_all, file,
-    last_update_secs,
+    ARCHIVES, Aggregates, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt,
+    STEP_SECS, Sample, Share, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, concerns_all,
+    file, last_update_secs,
 };
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
@@ -143,6 +143,8 @@ pub struct Settings {
     pub share: Share,
     /// When files are made.
     pub create: Create,
+    /// Whose aggregates have files.
+    pub aggregates: Aggregates,
     /// How long an answer is waited for.
     pub timeout: Duration,
 }
@@ -303,7 +305,8 @@ impl Rrdcached {
             address: settings.address,
             timeout: settings.timeout,
             stop,
-            feed: Feed::new(tree, settings.share, settings.create),
+            feed: Feed::new(tree, settings.share, settings.create)
+                .with_aggregates(settings.aggregates),
             prefix,
             connection: None,
             announced: None,
@@ -1166,6 +1169,7 @@ mod tests {
             root: root.into(),
             share: Share::default(),
             create: Create::OnTraffic,
+            aggregates: Aggregates::Vlan,
             timeout: Duration::from_secs(60),
         };
         let stop = Arc::new(AtomicBool::new(false));

@@ -9,7 +9,13 @@ use std::str::FromStr;
 
 use super::header::{Fitness, examine};
 use super::share::Share;
-use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
+use crate::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
+
+/// In the keys of files the aggregates stand behind all VLIs: those of infrastructures by their
+/// tags from here on, and those of tags at the end. These ids are nobody's (IXP Manager counts up
+/// from 1).
+const AGGREGATES_FROM: u32 = TAG_AGGREGATES - 0x1000;
+const TAG_AGGREGATES: u32 = u32::MAX;
 
 /// Which files the RRD tree holds.
 ///
@@ -134,14 +140,14 @@ impl Tree {
         let mut unfit = Vec::new();
         for (protocol, unit) in families() {
             let slot = slot(protocol, unit);
-            for &vli in vlis.iter().chain(&[VliId(u32::MAX)]) {
+            for &vli in vlis.iter().chain(&[VliId(TAG_AGGREGATES)]) {
                 if !self.examined[slot].insert(vli.0) {
                     continue;
                 }
                 let keys = &self.files[slot];
-                let start = keys.partition_point(|key| key >> 32 < u64::from(vli.0));
-                let of_vli = keys[start..].iter().take_while(|&key| key >> 32 == u64::from(vli.0));
-                for &key in of_vli {
+                let first = if vli.0 == TAG_AGGREGATES { AGGREGATES_FROM } else { vli.0 };
+                let start = keys.partition_point(|&key| vli_of(key).0 < first);
+                for &key in keys[start..].iter().take_while(|&&key| vli_of(key) <= vli) {
                     let file = File::from_key(protocol, unit, key);
                     let fitness = examine(&file.path(&self.root));
                     if fitness != Fitness::Usual {
@@ -203,8 +209,10 @@ pub enum File {
         protocol: IpProtocol,
         /// Bytes or packets.
         unit: Unit,
-        /// The VLAN's tag, shared by the infrastructures that use it.
+        /// The VLAN's tag.
         vlan: VlanTag,
+        /// The infrastructure; none: all that use the tag, as the portal reads it.
+        infrastructure: Option<InfrastructureId>,
     },
 }
 
@@ -239,9 +247,16 @@ impl File {
             out.extend_from_slice(part.as_bytes());
         }
         push_id(out, id);
-        if let File::Pair { peer, .. } = self {
-            out.extend_from_slice(b".dst-");
-            push_id(out, peer.0);
+        match *self {
+            File::Pair { peer, .. } => {
+                out.extend_from_slice(b".dst-");
+                push_id(out, peer.0);
+            }
+            File::Aggregate { infrastructure: Some(infrastructure), .. } => {
+                out.extend_from_slice(b".infra");
+                push_id(out, infrastructure.0);
+            }
+            File::Aggregate { infrastructure: None, .. } | File::Individual { .. } => {}
         }
         out.extend_from_slice(b".rrd");
     }
@@ -256,14 +271,21 @@ impl File {
         let unit = parts.next()?;
         let unit = Unit::ALL.into_iter().find(|known| known.name() == unit)?;
         let whose = parts.next()?;
+        let vli =
+            |part: &str, label: &str| id(part, label).filter(|&id| id < AGGREGATES_FROM).map(VliId);
         let file = match kind {
             "aggregate" => {
-                File::Aggregate { protocol, unit, vlan: VlanTag::new(id(whose, "vlan")?) }
+                let vlan = VlanTag::new(id(whose, "vlan")?);
+                let infrastructure = match parts.next() {
+                    Some(part) => Some(InfrastructureId(id(part, "infra")?)),
+                    None => None,
+                };
+                File::Aggregate { protocol, unit, vlan, infrastructure }
             }
-            "individual" => File::Individual { protocol, unit, vli: VliId(id(whose, "src-")?) },
+            "individual" => File::Individual { protocol, unit, vli: vli(whose, "src-")? },
             "p2p" => {
-                let peer = VliId(id(parts.next()?, "dst-")?);
-                File::Pair { protocol, unit, vli: VliId(id(whose, "src-")?), peer }
+                let peer = vli(parts.next()?, "dst-")?;
+                File::Pair { protocol, unit, vli: vli(whose, "src-")?, peer }
             }
             _ => return None,
         };
@@ -296,20 +318,30 @@ impl File {
     fn from_key(protocol: IpProtocol, unit: Unit, key: u64) -> File {
         let (vli, peer) = (vli_of(key), peer_of(key));
         match (vli.0, peer.0) {
-            (u32::MAX, tag) => File::Aggregate { protocol, unit, vlan: VlanTag::new(tag) },
+            (TAG_AGGREGATES, tag) => {
+                File::Aggregate { protocol, unit, vlan: VlanTag::new(tag), infrastructure: None }
+            }
+            (AGGREGATES_FROM.., id) => {
+                let vlan = VlanTag::new(vli.0 - AGGREGATES_FROM);
+                File::Aggregate { protocol, unit, vlan, infrastructure: Some(InfrastructureId(id)) }
+            }
             (_, u32::MAX) => File::Individual { protocol, unit, vli },
             _ => File::Pair { protocol, unit, vli, peer },
         }
     }
 
     /// Within a slot: the pairs of a VLI in the order of their peers, then its individual; behind
-    /// all VLIs the aggregates. The id 2^32-1 is nobody's (IXP Manager counts up from 1).
+    /// all VLIs the aggregates.
     fn key(&self) -> u64 {
         match *self {
             File::Pair { vli, peer, .. } => pair_key(vli, peer),
             File::Individual { vli, .. } => pair_key(vli, VliId(u32::MAX)),
-            File::Aggregate { vlan, .. } => {
-                pair_key(VliId(u32::MAX), VliId(u32::from(vlan.as_u16())))
+            File::Aggregate { vlan, infrastructure: None, .. } => {
+                pair_key(VliId(TAG_AGGREGATES), VliId(u32::from(vlan.as_u16())))
+            }
+            File::Aggregate { vlan, infrastructure: Some(infrastructure), .. } => {
+                let tag = AGGREGATES_FROM + u32::from(vlan.as_u16());
+                pair_key(VliId(tag), VliId(infrastructure.0))
             }
         }
     }
@@ -440,6 +472,12 @@ mod tests {
     #[test]
     fn paths_are_ixp_managers() {
         let (protocol, unit) = (IpProtocol::V6, Unit::Packets);
+        let aggregate = |infrastructure: Option<u32>| File::Aggregate {
+            protocol,
+            unit: Unit::Bytes,
+            vlan: VlanTag::new(10),
+            infrastructure: infrastructure.map(InfrastructureId),
+        };
         for (file, path) in [
             (
                 File::Pair { protocol, unit, vli: VliId(7), peer: VliId(123_456) },
@@ -449,13 +487,19 @@ mod tests {
                 File::Individual { protocol: IpProtocol::V4, unit, vli: VliId(99_999) },
                 "ipv4/pkts/individual/individual.ipv4.pkts.src-99999.rrd",
             ),
+            (aggregate(None), "ipv6/bytes/aggregate/aggregate.ipv6.bytes.vlan00010.rrd"),
             (
-                File::Aggregate { protocol, unit: Unit::Bytes, vlan: VlanTag::new(10) },
-                "ipv6/bytes/aggregate/aggregate.ipv6.bytes.vlan00010.rrd",
+                aggregate(Some(2)),
+                "ipv6/bytes/aggregate/aggregate.ipv6.bytes.vlan00010.infra00002.rrd",
+            ),
+            (
+                aggregate(Some(u32::MAX)),
+                "ipv6/bytes/aggregate/aggregate.ipv6.bytes.vlan00010.infra4294967295.rrd",
             ),
         ] {
             assert_eq!(file.to_string(), path);
             assert_eq!(path.parse(), Ok(file));
+            assert_eq!(File::from_key(file.family().0, file.family().1, file.key()), file);
         }
         for path in [
             "",
@@ -463,6 +507,10 @@ mod tests {
             "ipv4/bytes/p2p/src-00009/p2p.ipv4.bytes.src-00007.dst-00008.rrd",
             "ipv4/bytes/p2p/src-7/p2p.ipv4.bytes.src-7.dst-8.rrd",
             "ipv4/bytes/individual/individual.ipv4.bytes.src-+0007.rrd",
+            "ipv4/bytes/individual/individual.ipv4.bytes.src-4294967295.rrd",
+            "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.infra2.rrd",
+            "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.infra-00002.rrd",
+            "ipv4/bytes/aggregate/aggregate.ipv4.bytes.infra00002.vlan00010.rrd",
             "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan09999.rrd",
             "ipv4/bytes/aggregate/aggregate.ipv4.octets.vlan00010.rrd",
         ] {
@@ -480,6 +528,8 @@ mod tests {
             "ipv4/bytes/p2p/src-00001/p2p.ipv4.bytes.src-00001.dst-00002.rrd",
             "ipv6/pkts/individual/individual.ipv6.pkts.src-00001.rrd",
             "ipv6/pkts/aggregate/aggregate.ipv6.pkts.vlan00010.rrd",
+            "ipv6/pkts/aggregate/aggregate.ipv6.pkts.vlan00010.infra00001.rrd",
+            "ipv6/pkts/aggregate/aggregate.ipv6.pkts.vlan04094.infra00001.rrd",
         ];
         for path in paths.iter().chain(&[
             "ipv4/bytes/p2p/src-00002/p2p.ipv4.bytes.src-00001.dst-00003.rrd",
@@ -488,13 +538,24 @@ mod tests {
         ]) {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, "").unwrap();
+            // Ours by its magic, with no data sources.
+            let mut header = [0; 128];
+            header[..4].copy_from_slice(b"RRD\0");
+            header[16..24].copy_from_slice(&8.642135E130f64.to_le_bytes());
+            fs::write(path, header).unwrap();
         }
         let mut tree = Tree::open(&root.path().join("ipv4/..")).unwrap();
         assert_eq!(tree.root(), fs::canonicalize(root.path()).unwrap());
         tree.scan().unwrap();
-        assert_eq!(tree.len(), 3);
+        assert_eq!(tree.len(), 5);
         assert!(paths.iter().all(|path| tree.contains(&path.parse().unwrap())));
+        // Those of the VLIs that are asked for, and every aggregate, are looked at.
+        let mut unfit = Vec::new();
+        tree.examine(&[VliId(1)], |file, _| unfit.push(file.to_string()));
+        unfit.sort();
+        let mut all = paths;
+        all.sort_unstable();
+        assert_eq!(unfit, all);
         Tree::open(&root.path().join("nowhere")).unwrap_err();
     }
 }

@@ -15,7 +15,7 @@ use ixflow::simulate::{Fabric, Generator, Truth};
 use ixflow::sink::direct::Direct;
 use ixflow::sink::librrd::fetch;
 use ixflow::sink::rrdcached::{Address, Rrdcached, Settings};
-use ixflow::sink::{Consolidation, Create, File, Share, Sink, Tree};
+use ixflow::sink::{Aggregates, Consolidation, Create, File, Share, Sink, Tree};
 
 use super::path::{Running, START_SECS};
 use super::rrdcached as daemon;
@@ -135,6 +135,7 @@ impl Voice {
 pub(crate) struct Bench {
     pub(crate) name: &'static str,
     pub(crate) daemon: Option<daemon::Rrdcached>,
+    pub(crate) aggregates: Aggregates,
     pub(crate) directory: tempfile::TempDir,
 }
 
@@ -143,7 +144,7 @@ impl Bench {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("tree")).unwrap();
         let daemon = options.map(|options| daemon::Rrdcached::start(directory.path(), options));
-        Bench { name, daemon, directory }
+        Bench { name, daemon, aggregates: Aggregates::default(), directory }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -172,6 +173,7 @@ impl Bench {
             root: self.root(),
             share: Share::default(),
             create: Create::OnTraffic,
+            aggregates: self.aggregates,
             timeout,
         };
         Box::new(Rrdcached::new(settings, Arc::default()).unwrap())
@@ -192,13 +194,15 @@ impl Bench {
     pub(crate) fn sink(&self) -> Box<dyn Sink> {
         let Some(daemon) = &self.daemon else {
             let tree = Tree::open(&self.root()).unwrap();
-            return Box::new(Direct::new(tree, Create::OnTraffic, 2).unwrap());
+            let direct = Direct::new(tree, Create::OnTraffic, 2).unwrap();
+            return Box::new(direct.with_aggregates(self.aggregates));
         };
         let settings = Settings {
             address: daemon.address.clone(),
             root: self.root(),
             share: Share::default(),
             create: Create::OnTraffic,
+            aggregates: self.aggregates,
             timeout: Duration::from_secs(60),
         };
         Box::new(Rrdcached::new(settings, Arc::default()).unwrap())
@@ -217,7 +221,11 @@ impl Bench {
 }
 
 /// Every file that the fabric can have, with `traffic_in` and `traffic_out` of one interval.
-pub(crate) fn expected(fabric: &Fabric, traffic: &Pairs) -> BTreeMap<String, (File, [u64; 2])> {
+pub(crate) fn expected(
+    fabric: &Fabric,
+    aggregates: Aggregates,
+    traffic: &Pairs,
+) -> BTreeMap<String, (File, [u64; 2])> {
     let mut files = BTreeMap::new();
     let none = Traffic::default();
     let sent =
@@ -251,7 +259,14 @@ pub(crate) fn expected(fabric: &Fabric, traffic: &Pairs) -> BTreeMap<String, (Fi
             }
             // ... but an individual's own sending is its `traffic_in`.
             insert(File::Individual { protocol, unit, vli: vli.id }, [out_of, into]);
-            insert(File::Aggregate { protocol, unit, vlan: vli.vlan }, [out_of, into]);
+            let own = match aggregates {
+                Aggregates::Vlan => None,
+                Aggregates::Infrastructure => Some(Some(vli.infrastructure)),
+            };
+            for infrastructure in own.into_iter().chain([None]) {
+                let file = File::Aggregate { protocol, unit, vlan: vli.vlan, infrastructure };
+                insert(file, [out_of, into]);
+            }
         }
     }
     files
@@ -323,7 +338,8 @@ pub(crate) fn assert_rows(
     rows: &[Row],
     ulps_max: u64,
 ) {
-    let by_row: Vec<_> = rows.iter().map(|row| expected(fabric, &row.said)).collect();
+    let by_row: Vec<_> =
+        rows.iter().map(|row| expected(fabric, bench.aggregates, &row.said)).collect();
     let mut compared = 0;
     for (name, &(file, _)) in &by_row[0] {
         let totals: Vec<[u64; 2]> = by_row.iter().map(|files| files[name].1).collect();

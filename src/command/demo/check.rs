@@ -66,7 +66,12 @@ impl Said {
                 }
                 for vli in fabric.vlis() {
                     files.push(File::Individual { protocol, unit, vli: vli.id });
-                    files.push(File::Aggregate { protocol, unit, vlan: vli.vlan });
+                    files.push(File::Aggregate {
+                        protocol,
+                        unit,
+                        vlan: vli.vlan,
+                        infrastructure: None,
+                    });
                 }
             }
         }

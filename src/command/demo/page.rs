@@ -125,7 +125,10 @@ impl Drawn<'_> {
             ));
             for protocol in IpProtocol::ALL {
                 for unit in Unit::ALL {
-                    self.figure(&mut html, File::Aggregate { protocol, unit, vlan })?;
+                    self.figure(
+                        &mut html,
+                        File::Aggregate { protocol, unit, vlan, infrastructure: None },
+                    )?;
                 }
             }
         }

@@ -12,7 +12,7 @@ use foldhash::fast::FixedState;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
+use crate::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 use crate::sink::File;
 use crate::sink::librrd::graph_png;
 
@@ -31,6 +31,7 @@ pub struct Query {
     source: Option<u32>,
     destination: Option<u32>,
     vlan: Option<u32>,
+    infrastructure: Option<u32>,
     protocol: String,
     unit: String,
     period: Period,
@@ -77,8 +78,12 @@ impl Query {
                 Some((file, format!("VLI {vli}, {name}")))
             }
             (None, None, Some(vlan)) => {
-                let file = File::Aggregate { protocol, unit, vlan: VlanTag::new(vlan) };
-                Some((file, format!("VLAN {vlan}, {name}")))
+                let vlan = VlanTag::new(vlan);
+                let infrastructure = self.infrastructure.map(InfrastructureId);
+                let file = File::Aggregate { protocol, unit, vlan, infrastructure };
+                let whose = infrastructure.map(|id| format!("infrastructure {}, ", id.0));
+                let whose = whose.unwrap_or_default();
+                Some((file, format!("{whose}VLAN {vlan}, {name}")))
             }
             _ => None,
         }
