@@ -188,7 +188,8 @@ fn a_switch_that_drops_samples_without_a_word_has_a_ceiling() {
 #[test]
 fn a_switch_that_names_another_rate_is_told_the_right_one() {
     let heard = hear(&fabric("named_sampling_rate = 500"), 400, 700, 0, Policy::default());
-    assert_second_is(&heard, 49.0..=51.0, Cause::Rate { sampling_rate: 1_000 });
+    // The traffic is even: a limit of samples a second would look the same.
+    assert_second_is(&heard, 49.0..=51.0, Cause::RateOrCeiling { sampling_rate: 1_000 });
     let finding = &heard.findings("sampling_quality")[0];
     let remedy = "sampling_rate = 1000 in <sflow_agent 192.0.2.2>";
     assert!(finding.remedy.contains(remedy), "{finding}");
@@ -199,6 +200,22 @@ fn a_switch_that_names_another_rate_is_told_the_right_one() {
     let heard = hear(&fabric("named_sampling_rate = 500"), 400, 700, 0, policy);
     assert_eq!(heard.findings("sampling_quality"), []);
     assert_eq!(heard.share(), 1.0);
+}
+
+#[test]
+fn a_rate_is_told_from_a_limit_that_leaves_half_by_how_the_samples_follow_the_traffic() {
+    const DAY: &str = "[diurnal]\ntrough_share = 0.4\npeak_hour = 8.0\n";
+    let named = fabric(&format!("named_sampling_rate = 500\n{DAY}"));
+    let heard = hear(&named, 80, 4 * 3_600, 0, Policy::default());
+    assert_second_is(&heard, 47.0..=53.0, Cause::Rate { sampling_rate: 1_000 });
+
+    // What the second switch samples in a second, without a limit and then with a half of it.
+    let free = hear(&fabric(""), 400, 700, 0, Policy::default());
+    let window = free.qualities()[1].window;
+    let limit = window.samples * 500 / (window.to_millis - window.from_millis);
+    let half = format!("samples_per_second_max = {limit}\nsilent_drops = true");
+    let heard = hear(&fabric(&half), 400, 700, 0, Policy::default());
+    assert_second_is(&heard, 48.0..=52.0, Cause::RateOrCeiling { sampling_rate: 2_000 });
 }
 
 #[test]

@@ -45,6 +45,10 @@ const SAMPLES_MIN: u64 = 100;
 /// By how much more than its speed a port may seem to receive: the clocks of two readings differ.
 const SPEED_SLACK: f64 = 1.25;
 
+/// By how much the time between two readings may differ from that between their datagrams, in
+/// milliseconds: octets of 32 bits at 1 Gbit/s, which wrap in 34 s, are told once in 30 s.
+const READING_SLACK_MILLIS: u64 = 2_000;
+
 /// Bytes of the shortest frame, with which packets and octets are held against each other.
 const FRAME_BYTES_MIN: u64 = 64;
 
@@ -300,7 +304,8 @@ impl Port {
             Some(wrapped)
         };
         // Twice around between two readings: nobody can tell.
-        let may_wrap_twice = bits_max / 8.0 >= 4_294_967_296.0;
+        let longest_secs = (millis + READING_SLACK_MILLIS) as f64 / 1_000.0;
+        let may_wrap_twice = self.speed_bits as f64 / 8.0 * longest_secs >= 4_294_967_296.0;
         let bytes = bytes.filter(|_| !(self.narrow && may_wrap_twice));
         let fits = bytes.is_none_or(|bytes| all.saturating_mul(FRAME_BYTES_MIN - 4) <= bytes);
         Some((bytes, (has_packets && fits).then_some(all)))
@@ -389,23 +394,54 @@ impl Evidence {
         }
     }
 
-    /// Samples a second that the agent does not exceed, though it counts more at one time than at
-    /// another.
-    fn ceiling(&self) -> Option<u64> {
+    /// What the samples do while the agent counts more at one time than at another.
+    fn pace(&self) -> Pace {
         // Neither the first stretch nor the last one is whole.
-        let whole = self.stretches.get(1..self.stretches.len().saturating_sub(1))?;
-        if whole.len() < 4 {
-            return None;
-        }
-        let range = |of: fn(&Stretch) -> u64| {
-            let values = || whole.iter().map(of);
-            (values().min().unwrap_or(0), values().max().unwrap_or(0))
+        let whole = self.stretches.get(1..self.stretches.len().saturating_sub(1));
+        let whole = whole.unwrap_or_default();
+        let range = |of: fn(&Stretch) -> f64| {
+            whole.iter().map(of).fold((f64::INFINITY, 0.0f64), |(least, most), value| {
+                (least.min(value), most.max(value))
+            })
         };
-        let (least, most) = range(|stretch| stretch.samples);
-        let (counted_least, counted_most) = range(|stretch| stretch.packets);
-        let steady = least >= SAMPLES_MIN && most * 100 <= least * 105;
-        (steady && counted_most * 10 > counted_least * 12).then_some(most * 1_000 / STRETCH_MILLIS)
+        let (least, most) = range(|stretch| stretch.samples as f64);
+        let (counted_least, counted_most) = range(|stretch| stretch.packets as f64);
+        if whole.len() < 4 || least < SAMPLES_MIN as f64 || counted_most <= counted_least * 1.2 {
+            return Pace::Unclear;
+        }
+        if most <= least * 1.05 {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a sum of samples, over 600"
+            )]
+            let samples_per_second = (most * 1_000.0 / STRETCH_MILLIS as f64) as u64;
+            return Pace::Ceiling { samples_per_second };
+        }
+        // Readings of the counters end elsewhere than stretches; and there is chance.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "as above")]
+        let chance = 1.1 + 2.0 * relative_error_percent(least as u64) / 100.0;
+        let (rarest, densest) = range(|stretch| stretch.samples as f64 / stretch.packets as f64);
+        if densest <= rarest * chance && counted_most > counted_least * 1.1 * chance {
+            Pace::Proportional
+        } else {
+            Pace::Unclear
+        }
     }
+}
+
+/// What an agent's samples do while its traffic changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pace {
+    /// They stay so many a second.
+    Ceiling {
+        /// Samples a second.
+        samples_per_second: u64,
+    },
+    /// They change as the traffic does.
+    Proportional,
+    /// The traffic is too even to tell, or too few of it was seen.
+    Unclear,
 }
 
 /// What a wrong ratio looks like.
@@ -428,6 +464,11 @@ pub enum Cause {
         /// The rate that it uses, as a power of two of what it says.
         sampling_rate: u32,
     },
+    /// One of the two: its traffic was too even so far to say which.
+    RateOrCeiling {
+        /// The rate that it uses if it is that.
+        sampling_rate: u32,
+    },
     /// Nothing of these.
     Unknown,
 }
@@ -446,6 +487,11 @@ impl fmt::Display for Cause {
             Cause::Rate { sampling_rate } => {
                 write!(f, "wrong rate: the switch samples one in {sampling_rate}")
             }
+            Cause::RateOrCeiling { sampling_rate } => write!(
+                f,
+                "wrong rate: the switch samples one in {sampling_rate}; or throttled without a \
+                 word, which shows when its traffic has changed by a fifth"
+            ),
             Cause::Unknown => f.write_str("throttled without a word, or another rate than it says"),
         }
     }
@@ -455,7 +501,7 @@ impl fmt::Display for Cause {
 const POWER_SLACK: f64 = 0.07;
 
 /// What a window looks like that is too low or too high.
-fn cause(window: &Window, directions: [u64; 3], rate: u32, ceiling: Option<u64>) -> Cause {
+fn cause(window: &Window, directions: [u64; 3], rate: u32, pace: Pace) -> Cause {
     let [ingress, egress, unknown] = directions;
     if ingress + unknown == 0 && egress > 0 {
         return Cause::Egress;
@@ -469,7 +515,7 @@ fn cause(window: &Window, directions: [u64; 3], rate: u32, ceiling: Option<u64>)
         if drops + gaps >= missing / 2.0 {
             return if drops >= gaps { Cause::Throttled } else { Cause::Lost };
         }
-        if let Some(samples_per_second) = ceiling {
+        if let Pace::Ceiling { samples_per_second } = pace {
             return Cause::Ceiling { samples_per_second };
         }
     }
@@ -481,7 +527,13 @@ fn cause(window: &Window, directions: [u64; 3], rate: u32, ceiling: Option<u64>)
             clippy::cast_sign_loss,
             reason = "`as` saturates"
         )]
-        return Cause::Rate { sampling_rate: used as u32 };
+        let sampling_rate = used as u32;
+        // A throttled switch may happen to take a half of what it should.
+        return if ratio > 1.0 || pace == Pace::Proportional {
+            Cause::Rate { sampling_rate }
+        } else {
+            Cause::RateOrCeiling { sampling_rate }
+        };
     }
     Cause::Unknown
 }
@@ -570,8 +622,8 @@ impl Agent {
         let wrong = std::iter::once(&window)
             .chain(ports.iter().map(|port| &port.window))
             .find(|window| window.deviation() != 0);
-        let ceiling = state.evidence.ceiling();
-        let mut cause = wrong.map(|window| cause(window, state.directions, sampling_rate, ceiling));
+        let pace = state.evidence.pace();
+        let mut cause = wrong.map(|window| cause(window, state.directions, sampling_rate, pace));
         let [ingress, egress, unknown] = state.directions;
         if !unsampled.is_empty() && ingress + unknown == 0 && egress > 0 {
             cause = Some(Cause::Egress);
@@ -729,6 +781,11 @@ fn quality_finding(agent: &Agent, quality: &AgentQuality) -> Option<Finding> {
             "compare with the switch's settings; sampling_rate = {sampling_rate} in <sflow_agent \
              {address}> corrects it"
         ),
+        Cause::RateOrCeiling { sampling_rate } => format!(
+            "compare the sampling rate with the switch's settings (sampling_rate = {sampling_rate} \
+             in <sflow_agent {address}> corrects it), and look for a limit of samples a second \
+             there{with_pool}"
+        ),
         Cause::Unknown => format!(
             "compare the sampling rate with the switch's settings, and look for a limit of \
              samples a second there{with_pool}"
@@ -836,6 +893,12 @@ mod tests {
         let at = |octets| PortCounters { octets, ..PortCounters::default() };
         let grown = port.growth(&at((1 << 32) - 10), &at(20), 20_000);
         assert_eq!(grown, Some((Some(30), Some(0))), "at 1 Gbit/s it cannot, in 20 s");
+        let grown = port.growth(&at((1 << 32) - 10), &at(20), 31_000);
+        assert_eq!(grown, Some((Some(30), Some(0))), "nor in 30 s, of a reading that comes late");
+        let grown = port.growth(&at((1 << 32) - 10), &at((1 << 32) - 600_000_000), 30_000);
+        assert_eq!(grown, Some((Some(3_694_967_306), Some(0))), "at full speed, once around");
+        let grown = port.growth(&at((1 << 32) - 10), &at(20), 35_000);
+        assert_eq!(grown, Some((None, Some(0))), "but in 35 s it can");
     }
 
     #[test]
@@ -898,31 +961,40 @@ mod tests {
     #[test]
     fn causes_are_told_by_their_marks() {
         let ingress = [1, 0, 0];
-        let of = |window: Window, ceiling| cause(&window, ingress, 1_000, ceiling);
-        assert_eq!(of(window(0.5, 1_000, 900, 0), None), Cause::Throttled);
-        assert_eq!(of(window(0.5, 1_000, 100, 800), None), Cause::Lost);
+        let of = |window: Window, pace| cause(&window, ingress, 1_000, pace);
+        let unclear = Pace::Unclear;
+        assert_eq!(of(window(0.5, 1_000, 900, 0), unclear), Cause::Throttled);
+        assert_eq!(of(window(0.5, 1_000, 100, 800), unclear), Cause::Lost);
         let ceiling = Cause::Ceiling { samples_per_second: 7 };
-        assert_eq!(of(window(0.5, 1_000, 0, 0), Some(7)), ceiling);
-        assert_eq!(of(window(0.49, 1_000, 0, 0), None), Cause::Rate { sampling_rate: 2_000 });
-        assert_eq!(of(window(4.1, 1_000, 0, 0), None), Cause::Rate { sampling_rate: 250 });
-        assert_eq!(of(window(0.7, 1_000, 10, 10), None), Cause::Unknown);
-        assert_eq!(cause(&window(0.1, 100, 0, 0), [0, 5, 0], 1_000, None), Cause::Egress);
+        let quiet = || window(0.5, 1_000, 0, 0);
+        assert_eq!(of(quiet(), Pace::Ceiling { samples_per_second: 7 }), ceiling);
+        // Exactly half, and nothing that tells a wrong rate from a limit.
+        assert_eq!(of(quiet(), unclear), Cause::RateOrCeiling { sampling_rate: 2_000 });
+        assert_eq!(of(quiet(), Pace::Proportional), Cause::Rate { sampling_rate: 2_000 });
+        assert_eq!(of(window(4.1, 1_000, 0, 0), unclear), Cause::Rate { sampling_rate: 250 });
+        assert_eq!(of(window(0.7, 1_000, 10, 10), unclear), Cause::Unknown);
+        assert_eq!(cause(&window(0.1, 100, 0, 0), [0, 5, 0], 1_000, unclear), Cause::Egress);
     }
 
     #[test]
-    fn a_ceiling_shows_when_traffic_rises() {
+    fn a_ceiling_shows_when_traffic_rises_and_so_does_a_rate() {
         let evidence = |samples: [u64; 8], packets: [u64; 8]| {
             let mut evidence = Evidence::default();
             for (number, (samples, packets)) in (1..).zip(samples.into_iter().zip(packets)) {
                 evidence.take(number * STRETCH_MILLIS, samples, packets);
             }
-            evidence.ceiling()
+            evidence.pace()
         };
         let rising = [1, 10, 11, 12, 13, 14, 15, 1].map(|packets| packets * 1_000_000);
-        assert_eq!(evidence([6_000; 8], rising), Some(10));
-        assert_eq!(evidence([6_000; 8], [1_000_000; 8]), None, "so does the traffic");
+        assert_eq!(evidence([6_000; 8], rising), Pace::Ceiling { samples_per_second: 10 });
+        assert_eq!(evidence([6_000; 8], [1_000_000; 8]), Pace::Unclear, "so does the traffic");
         let proportional = rising.map(|packets| packets / 1_000);
-        assert_eq!(evidence(proportional, rising), None);
-        assert_eq!(evidence([10; 8], rising), None, "too few samples");
+        assert_eq!(evidence(proportional, rising), Pace::Proportional);
+        let few = rising.map(|packets| packets / 50_000);
+        assert_eq!(evidence(few, rising), Pace::Unclear, "chance is as large as the rise");
+        assert_eq!(evidence([10; 8], rising), Pace::Unclear, "too few samples");
+        // Up to a limit the samples follow, and no further.
+        let bent = [1, 10, 11, 12, 12, 12, 12, 1].map(|samples| samples * 1_000);
+        assert_eq!(evidence(bent, rising), Pace::Unclear);
     }
 }
