@@ -539,9 +539,9 @@ impl Sightings {
                 findings.push(encapsulated_finding(&row));
             }
         }
-        let (vlans, _) = self.unknown_vlans(FINDINGS_PER_TABLE_MAX);
-        let vlans = vlans.iter().filter(|row| row.last_seen_millis >= since);
-        findings.extend(vlans.filter_map(unknown_vlan_finding));
+        let (mut vlans, _) = self.unknown_vlans(usize::MAX);
+        vlans.retain(|row| row.last_seen_millis >= since);
+        findings.extend(unknown_vlan_findings(&vlans).take(FINDINGS_PER_TABLE_MAX));
         let (macs, _) = self.unknown_macs(FINDINGS_PER_TABLE_MAX, flow_samples);
         let macs = macs
             .iter()
@@ -616,36 +616,59 @@ fn encapsulated_finding(row: &Encapsulated) -> Finding {
     }
 }
 
-fn unknown_vlan_finding(row: &UnknownVlan) -> Option<Finding> {
-    let UnknownVlan { vlan, port, samples, meant, source, destination, .. } = row;
-    let agent = port.agent;
-    let (name, what, why, remedy) = match (vlan.is_some(), meant) {
-        (true, Some(meant)) => {
-            let at = port.if_index.map(|if_index| format!("{if_index}:")).unwrap_or_default();
-            (
-                "vlan_translated",
-                format!(
-                    "{samples} samples on VLAN {vlan}, which the table does not know; it knows \
-                     both {source} and {destination} on VLAN {meant}"
-                ),
-                "they are not counted",
-                format!("set vlan_alias = {at}{vlan}={meant} in <sflow_agent {agent}>"),
-            )
-        }
-        (false, _) => (
-            "vlan_not_told",
-            format!(
-                "{samples} samples without a VLAN, from {source} to {destination} for example, \
-                 which are on no VLAN together or on several"
-            ),
-            "they are not counted",
-            format!("set untagged_vlan in <sflow_agent {agent}>"),
-        ),
+/// One finding for each agent and VLAN, those with most samples first.
+fn unknown_vlan_findings(rows: &[UnknownVlan]) -> impl Iterator<Item = Finding> {
+    let mut by_vlan: BTreeMap<(IpAddr, VlanTag), Vec<&UnknownVlan>> = BTreeMap::new();
+    for row in rows {
+        by_vlan.entry((row.port.agent, row.vlan)).or_default().push(row);
+    }
+    let mut groups: Vec<_> = by_vlan
+        .into_iter()
+        .map(|(key, rows)| (rows.iter().map(|row| row.samples).sum::<u64>(), key, rows))
+        .filter(|(samples, ..)| *samples >= UNKNOWN_SAMPLES_MIN)
+        .collect();
+    groups.sort_by_key(|(samples, ..)| std::cmp::Reverse(*samples));
+    groups.into_iter().filter_map(|(samples, key, rows)| unknown_vlan_finding(samples, key, &rows))
+}
+
+fn unknown_vlan_finding(
+    samples: u64,
+    (agent, vlan): (IpAddr, VlanTag),
+    rows: &[&UnknownVlan],
+) -> Option<Finding> {
+    let meant: BTreeMap<Option<u32>, VlanTag> =
+        rows.iter().filter_map(|row| Some((row.port.if_index, row.meant?))).collect();
+    let UnknownVlan { source, destination, .. } = rows.first()?;
+    let (name, what, remedy) = if !vlan.is_some() {
+        let what = format!(
+            "{samples} samples without a VLAN, from {source} to {destination} for example, which \
+             are on no VLAN together or on several"
+        );
+        ("vlan_not_told", what, "untagged_vlan".to_owned())
+    } else {
         // A VLAN beside the peering VLANs is nobody's business.
-        (true, None) => return None,
+        let to = meant.values().next()?;
+        let alias = if meant.values().all(|other| other == to) {
+            format!("{vlan}={to}")
+        } else {
+            let by_port = meant.iter().filter_map(|(port, to)| Some((port.as_ref()?, to)));
+            let by_port = by_port.take(FINDINGS_PER_TABLE_MAX);
+            by_port.map(|(port, to)| format!("{port}:{vlan}={to}")).collect::<Vec<_>>().join(" ")
+        };
+        let what = format!(
+            "{samples} samples on VLAN {vlan}, which the table does not know, between addresses \
+             that it knows on VLAN {to}"
+        );
+        ("vlan_translated", what, format!("vlan_alias = {alias}"))
     };
-    let (level, subject, why) = (Level::Warn, port.to_string(), why.into());
-    (*samples >= UNKNOWN_SAMPLES_MIN).then_some(Finding { level, name, subject, what, why, remedy })
+    Some(Finding {
+        level: Level::Warn,
+        name,
+        subject: format!("{agent}"),
+        what,
+        why: "they are not counted".into(),
+        remedy: format!("set {remedy} in <sflow_agent {agent}>"),
+    })
 }
 
 fn unknown_mac_finding(row: &UnknownMac) -> Finding {

@@ -101,6 +101,8 @@ pub struct Description {
     pub diurnal: Diurnal,
     /// Shares of samples that must not be counted.
     pub noise: Noise,
+    /// Members of each infrastructure, the first ones, whose addresses the MAC table lacks.
+    pub missing_members: u32,
     /// The infrastructures.
     pub infrastructure: Vec<Infrastructure>,
     /// The switches.
@@ -127,6 +129,7 @@ impl Default for Description {
                 .to_vec(),
             diurnal: Diurnal::default(),
             noise: Noise::default(),
+            missing_members: 0,
             infrastructure: vec![Infrastructure::default()],
             switch: Vec::new(),
         }
@@ -189,6 +192,9 @@ pub struct Noise {
     pub egress: f64,
     /// Frames that the switch discarded: output format 1 (`discarded`).
     pub discarded: f64,
+    /// Samples of frames of other switches' members, taken a second time where they come in at
+    /// the uplink (`core_port`, if that port is left out).
+    pub core: f64,
 }
 
 /// An infrastructure.
@@ -279,10 +285,28 @@ pub struct Switch {
     /// ifIndex of its uplink; members' ports follow. From 2^24 on only in expanded samples.
     #[serde(default = "default_if_index_base")]
     pub if_index_base: u32,
+    /// Whether it samples frames where they leave at its members' ports, not where they come in.
+    #[serde(default)]
+    pub egress: bool,
+    /// VLANs that have another number at its members' ports.
+    #[serde(default)]
+    pub translate: Vec<Translation>,
+    /// Another agent address under which it sends every datagram with flow samples again.
+    pub repeated_as: Option<IpAddr>,
 }
 
 fn default_if_index_base() -> u32 {
     1
+}
+
+/// A VLAN by another number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Translation {
+    /// The tag of the VLAN.
+    pub vlan: u32,
+    /// Its number at the ports, in tags and extended switch records.
+    pub port_vlan: u32,
 }
 
 /// When a switch adds an extended switch record, as vendors differ. Untagged frames always have
@@ -337,6 +361,8 @@ pub struct Vli {
     pub tagged: bool,
     /// Its part of all that is sent; all VLIs together make 1.
     pub weight: f64,
+    /// Whether the MAC table lacks it.
+    pub missing: bool,
     /// Its VLAN, as a running number over all infrastructures.
     lan: usize,
 }
@@ -408,11 +434,12 @@ impl Fabric {
         &self.vlis
     }
 
-    /// The MAC table, sorted.
+    /// The MAC table, sorted; without members that are missing.
     pub fn mac_table(&self) -> Vec<MacRecord> {
         let mut table: Vec<_> = self
             .vlis
             .iter()
+            .filter(|vli| !vli.missing)
             .flat_map(|vli| {
                 vli.macs.iter().map(|&mac| MacRecord {
                     infrastructure: vli.infrastructure,
@@ -606,6 +633,7 @@ impl<'a> Layout<'a> {
                     port,
                     tagged,
                     weight: weight * vlan.weight,
+                    missing: member < self.description.missing_members,
                     lan: self.lan_count,
                 });
             }
@@ -692,11 +720,20 @@ fn lay_switches(description: &Description) -> Result<Vec<Switch>, FabricError> {
                 silent_drops: false,
                 synthetic_pool: false,
                 if_index_base: default_if_index_base(),
+                egress: false,
+                translate: Vec::new(),
+                repeated_as: None,
             });
         }
     }
     range("switch", switches.len() as u64, 1, SWITCHES_MAX as u64)?;
     let mut agents = BTreeSet::new();
+    let repeated = switches.iter().filter_map(|each| Some((each.repeated_as?, each.sub_agent_id)));
+    for (agent, sub_agent_id) in repeated.collect::<Vec<_>>() {
+        if !agents.insert((agent, sub_agent_id)) {
+            return Err(FabricError::Conflict(format!("switch.repeated_as: {agent} is twice")));
+        }
+    }
     for switch in &mut switches {
         if !agents.insert((switch.agent, switch.sub_agent_id)) {
             return Err(FabricError::Conflict(format!(
@@ -711,6 +748,10 @@ fn lay_switches(description: &Description) -> Result<Vec<Switch>, FabricError> {
             *switch.counters_interval_secs.get_or_insert(description.counters_interval_secs);
         range("counters_interval_secs", u64::from(interval), 0, 86_400)?;
         range("if_index_base", u64::from(switch.if_index_base), 1, 1 << 31)?;
+        for Translation { vlan, port_vlan } in &switch.translate {
+            range("translate.vlan", u64::from(*vlan), 1, 4094)?;
+            range("translate.port_vlan", u64::from(*port_vlan), 1, 4094)?;
+        }
     }
     Ok(switches)
 }
@@ -754,6 +795,7 @@ fn written_macs(
 fn check_ranges(description: &Description) -> Result<(), FabricError> {
     let Description { diurnal, noise, .. } = description;
     range("members", description.members.into(), 2, VLIS_MAX as u64)?;
+    range("missing_members", description.missing_members.into(), 0, VLIS_MAX as u64)?;
     range("agents", description.agents.into(), 1, SWITCHES_MAX as u64)?;
     range("macs_per_member", description.macs_per_member.into(), 1, MACS_PER_VLI_MAX as u64)?;
     range("samples_per_datagram", description.samples_per_datagram.into(), 1, 64)?;

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::truth::{Recorder, Truth};
-use super::{Diurnal, ExtendedSwitchRecord, Fabric};
+use super::{Diurnal, ExtendedSwitchRecord, Fabric, Switch};
 use crate::ixp::{IpProtocol, VliId};
 use crate::loss::Loss;
 use crate::receive::BATCH_MAX;
@@ -19,6 +19,8 @@ pub const DATAGRAM_MAX_BYTES: usize = 1400;
 const SNAP_MAX: usize = 256;
 /// Removed from the end of every frame before sampling: the FCS (sampled_header's `stripped`).
 const FCS_BYTES: u32 = 4;
+/// Draws of a member on another switch, before it is taken that there is none.
+const CORE_DRAWS_MAX: u32 = 64;
 /// Agents have been up for an hour at the start.
 const UPTIME_AT_START_MILLIS: u64 = 3_600_000;
 /// Source ports of the agents: this one and the following.
@@ -157,6 +159,12 @@ struct Agent {
     silent_drops: bool,
     synthetic_pool: bool,
     uplink: u32,
+    /// Samples frames where they leave.
+    egress: bool,
+    /// (VLAN, its number at the ports).
+    translate: Vec<(u16, u16)>,
+    /// Address and header of the agent as which it repeats itself.
+    repeated: Option<(SocketAddr, Vec<u8>)>,
     samples_max: u32,
     sequence: u32,
     /// Draws a VLI on this switch; None if nobody there sends.
@@ -223,7 +231,10 @@ pub struct Generator {
     macs: Vec<[u8; 6]>,
     /// Draws a VLI of a VLAN; None if the VLAN has no traffic.
     lans: Vec<Option<Alias>>,
+    /// Those of the members' ports, and behind them those of the uplinks.
     data_sources: Vec<DataSourceState>,
+    /// A datagram that is to be sent again, under another address.
+    repetition: Option<(Vec<u8>, Emitted)>,
     frame_lengths: Alias,
     ipv6_threshold: u32,
     /// Running sums of the noise shares as thresholds.
@@ -327,8 +338,11 @@ impl Generator {
             data_sources: fabric
                 .ports
                 .iter()
-                .map(|port| DataSourceState { if_index: port.if_index, ..Default::default() })
+                .map(|port| port.if_index)
+                .chain(fabric.switches.iter().map(|switch| switch.if_index_base))
+                .map(|if_index| DataSourceState { if_index, ..Default::default() })
                 .collect(),
+            repetition: None,
             frame_lengths: Alias::new(
                 &description
                     .frame_length
@@ -358,7 +372,10 @@ impl Generator {
 
     /// When the next datagram will be sent, in microseconds since 1970.
     pub fn next_micros(&self) -> u64 {
-        self.start_millis * 1000 + whole(self.elapsed_nanos / 1000.0)
+        match &self.repetition {
+            Some((_, emitted)) => emitted.stamp_micros,
+            None => self.start_millis * 1000 + whole(self.elapsed_nanos / 1000.0),
+        }
     }
 
     /// Lets time pass in silence until `now_millis`; a time in the past changes nothing.
@@ -381,6 +398,11 @@ impl Generator {
     /// Replaces `payload` by the next datagram.
     pub fn generate(&mut self, payload: &mut Vec<u8>) -> Emitted {
         payload.clear();
+        if let Some((repeated, emitted)) = self.repetition.take() {
+            payload.extend_from_slice(&repeated);
+            self.recorder.repetition(emitted.flow_samples);
+            return emitted;
+        }
         let stamp_micros = self.next_micros();
         let stamp_millis = stamp_micros / 1000;
         if stamp_millis >= self.counters_due_millis {
@@ -404,7 +426,15 @@ impl Generator {
             self.diurnal_share = self.diurnal.share_at(second_of_day).max(1e-4);
         }
         self.elapsed_nanos += self.sample_nanos * f64::from(count) / self.diurnal_share;
-        Emitted { stamp_micros, source: self.agents[switch].source, switch, flow_samples: samples }
+        let agent = &self.agents[switch];
+        let emitted = Emitted { stamp_micros, source: agent.source, switch, flow_samples: samples };
+        if let Some((source, header)) = &agent.repeated {
+            // Sequence number, uptime and count are the same.
+            let behind = agent.header.len() - 12;
+            let copy = [&header[..header.len() - 12], &payload[behind..]].concat();
+            self.repetition = Some((copy, Emitted { source: *source, ..emitted }));
+        }
+        emitted
     }
 
     /// The next `count` datagrams at once, for callers that must not spend time on generating.
@@ -457,7 +487,7 @@ impl Generator {
     fn flow_sample(&mut self, switch: usize, stamp_millis: u64, payload: &mut Vec<u8>) -> bool {
         let agent = &self.agents[switch];
         let (chance, detail) = (self.random.next(), self.random.next());
-        let noise = if high(chance) < self.noise_threshold {
+        let mut noise = if high(chance) < self.noise_threshold {
             self.noise.iter().find(|&&(limit, _)| high(chance) < limit).map(|&(_, loss)| loss)
         } else {
             None
@@ -475,10 +505,24 @@ impl Generator {
                 remote = self.speakers[lan.draw(self.random.next()) as usize];
             }
         }
+        if noise == Some(Loss::CorePort) {
+            // Somebody on another switch; where there is nobody, the sample is a good one.
+            let lan = self.lans[local.lan as usize].as_ref();
+            let draws = lan.into_iter().flat_map(|lan| (0..CORE_DRAWS_MAX).map(move |_| lan));
+            noise = None;
+            for lan in draws {
+                let other = self.speakers[lan.draw(self.random.next()) as usize];
+                if other.switch as usize != switch {
+                    (remote, noise) = (other, Some(Loss::CorePort));
+                    break;
+                }
+            }
+        }
         // Without another VLI the frame is flooded out of the uplink, never back into its port.
         let near = remote.switch as usize == switch && remote.id != local.id;
         let far_if_index = if near { remote.if_index } else { agent.uplink };
-        let (source, destination, input, mut output) = if noise == Some(Loss::Direction) {
+        let leaves = agent.egress != (noise == Some(Loss::Direction));
+        let (source, destination, input, mut output) = if leaves || noise == Some(Loss::CorePort) {
             (remote, local, far_if_index, local.if_index)
         } else {
             (local, remote, local.if_index, far_if_index)
@@ -491,6 +535,9 @@ impl Generator {
             _ => FrameKind::V4,
         };
         let mut vlan = local.vlan;
+        if let Some((_, port_vlan)) = agent.translate.iter().find(|(from, _)| *from == vlan) {
+            vlan = *port_vlan;
+        }
         match noise {
             // 0x02 0xff: never handed out, because infrastructures end at 64.
             Some(Loss::UnknownSource) => source_mac = [0x02, 0xff, 0, 0, 0, source_mac[5]],
@@ -535,11 +582,15 @@ impl Generator {
         let sample_length = index(payload.len() - at - 8);
         let packets = agent.sampling_rate;
         let octets = u64::from(frame_length) * u64::from(packets);
-        let data_source = &mut self.data_sources[local.port as usize];
+        let port = match noise {
+            Some(Loss::CorePort) => self.data_sources.len() - self.agents.len() + switch,
+            _ => local.port as usize,
+        };
+        let data_source = &mut self.data_sources[port];
         // Distances between samples are random with the rate as mean (sFlow v5, section 3.1.1).
         let skip = scale(high(detail), 2 * agent.sampling_rate - 1) + 1;
         data_source.pool = data_source.pool.wrapping_add(skip);
-        if noise == Some(Loss::Direction) {
+        if leaves {
             data_source.sent_packets = data_source.sent_packets.wrapping_add(packets);
             data_source.sent_octets += octets;
         } else {
@@ -568,7 +619,7 @@ impl Generator {
         // struct flow_sample_expanded (3) has class and index, format and value apart; struct
         // flow_sample (1) packs them into one word each.
         let rest = if agent.expanded {
-            put(sample, 16, local.if_index);
+            put(sample, 16, data_source.if_index);
             put(sample, 24, data_source.pool);
             put(sample, 28, data_source.drops);
             put(sample, 36, input);
@@ -576,7 +627,7 @@ impl Generator {
             put(sample, 44, output);
             &mut sample[48..]
         } else {
-            put(sample, 12, local.if_index);
+            put(sample, 12, data_source.if_index);
             put(sample, 20, data_source.pool);
             put(sample, 24, data_source.drops);
             put(sample, 28, input);
@@ -662,19 +713,7 @@ impl Agent {
             .collect();
         let counters_interval_millis = u64::from(interval_secs) * 1000;
         let named_rate = description.named_sampling_rate.unwrap_or(sampling_rate);
-        let mut header = Vec::new();
-        push(&mut header, &[5]);
-        match description.agent {
-            IpAddr::V4(address) => {
-                push(&mut header, &[1]);
-                header.extend_from_slice(&address.octets());
-            }
-            IpAddr::V6(address) => {
-                push(&mut header, &[2]);
-                header.extend_from_slice(&address.octets());
-            }
-        }
-        push(&mut header, &[description.sub_agent_id, 0, 0, 0]);
+        let header = header_of(description.agent, description);
         let mut prefix = Vec::new();
         if description.expanded {
             // Format, length, sequence, class, index, rate, pool, drops, input, output, records.
@@ -701,6 +740,17 @@ impl Agent {
             silent_drops: description.silent_drops,
             synthetic_pool: description.synthetic_pool,
             uplink: description.if_index_base,
+            egress: description.egress,
+            translate: description
+                .translate
+                .iter()
+                .filter_map(|each| {
+                    Some((each.vlan.try_into().ok()?, each.port_vlan.try_into().ok()?))
+                })
+                .collect(),
+            repeated: description
+                .repeated_as
+                .map(|agent| (SocketAddr::new(agent, port), header_of(agent, description))),
             samples_max: fabric.description.samples_per_datagram.min(fit),
             sequence: 0,
             speakers: None,
@@ -715,6 +765,25 @@ impl Agent {
             counters_next: 0,
         }
     }
+}
+
+/// The header of a switch's datagrams under an address, with sequence number, uptime and count of
+/// samples left 0.
+fn header_of(agent: IpAddr, switch: &Switch) -> Vec<u8> {
+    let mut header = Vec::new();
+    push(&mut header, &[5]);
+    match agent {
+        IpAddr::V4(address) => {
+            push(&mut header, &[1]);
+            header.extend_from_slice(&address.octets());
+        }
+        IpAddr::V6(address) => {
+            push(&mut header, &[2]);
+            header.extend_from_slice(&address.octets());
+        }
+    }
+    push(&mut header, &[switch.sub_agent_id, 0, 0, 0]);
+    header
 }
 
 impl DataSourceState {
@@ -828,7 +897,7 @@ impl FrameTemplate {
 
 impl super::Noise {
     /// The shares beside the loss that each must be counted as.
-    pub(super) fn shares(&self) -> [(Loss, f64); 8] {
+    pub(super) fn shares(&self) -> [(Loss, f64); 9] {
         [
             (Loss::NotIp, self.arp),
             (Loss::UnknownVlan, self.unknown_vlan),
@@ -838,6 +907,7 @@ impl super::Noise {
             (Loss::SameVli, self.same_vli),
             (Loss::Direction, self.egress),
             (Loss::Discarded, self.discarded),
+            (Loss::CorePort, self.core),
         ]
     }
 }

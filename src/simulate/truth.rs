@@ -229,6 +229,12 @@ impl Recorder {
         self.truth.flow_samples += u64::from(samples);
     }
 
+    /// A datagram that came before, under another address: none of its samples must count.
+    pub(super) fn repetition(&mut self, samples: u32) {
+        self.flow_datagram(samples);
+        self.truth.losses.count_many(Loss::Direction, samples.into());
+    }
+
     pub(super) fn counters_datagram(&mut self, samples: u32) {
         self.truth.datagrams += 1;
         self.truth.counters_samples += u64::from(samples);
