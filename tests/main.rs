@@ -12,6 +12,7 @@ mod hostile;
 mod house;
 mod outage;
 mod page;
+mod policy;
 mod quality;
 mod replay;
 mod restart;
