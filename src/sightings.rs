@@ -556,6 +556,7 @@ pub const FINDINGS: &[&str] = &[
     "core_port",
     "double_export",
     "seen_twice",
+    "lag",
     "wrong_port",
     "encapsulated",
     "vlan_translated",

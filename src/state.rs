@@ -243,6 +243,7 @@ impl State {
 
     /// Puts `new` in the place of the findings with these names.
     pub fn set_findings(&self, names: &[&str], new: Vec<Finding>) {
+        debug_assert!(new.iter().all(|finding| names.contains(&finding.name)), "{new:?}");
         let mut findings = self.findings();
         findings.retain(|finding| !names.contains(&finding.name));
         findings.extend(new);

@@ -1,6 +1,6 @@
 //! `ixflow check` as a process: what it finds, what it says, and that it changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, UdpSocket};
@@ -102,6 +102,7 @@ fn a_fine_site_is_fine_and_stays_as_it_is() {
         "disk_speed",
         "listen",
         "socket_buffer",
+        "clock",
     ] {
         assert!(!checked.of("ok", name).is_empty(), "{name}: {}", checked.text);
     }
@@ -236,14 +237,18 @@ fn a_port_is_ixflows_or_somebody_elses() {
     assert_eq!(checked.code, 0, "{}", checked.text);
 }
 
-/// A capture of a minute of the site's fabric.
-fn capture(site: &Site, fabric: &Fabric) -> (String, Truth) {
+/// A capture of so many seconds of a fabric.
+fn capture(site: &Site, fabric: &Fabric, secs: u64) -> (String, Truth) {
+    capture_from(site, fabric, 1_800_000_000, secs)
+}
+
+fn capture_from(site: &Site, fabric: &Fabric, from_secs: u64, secs: u64) -> (String, Truth) {
     let path = site.path("fabric.pcap");
-    let start_millis = 1_800_000_000_000;
+    let start_millis = from_secs * 1_000;
     let mut generator = fabric.generator(start_millis, 200).with_truth(300);
     let mut writer = PcapWriter::new(fs::File::create(&path).unwrap()).unwrap();
     let mut payload = Vec::new();
-    while generator.next_micros() < (start_millis + 60_000) * 1_000 {
+    while generator.next_micros() < (start_millis + secs * 1_000) * 1_000 {
         let emitted = generator.generate(&mut payload);
         writer.write(emitted.stamp_micros, emitted.source, &payload).unwrap();
     }
@@ -254,7 +259,7 @@ fn capture(site: &Site, fabric: &Fabric) -> (String, Truth) {
 #[test]
 fn a_capture_shows_what_is_right_and_what_is_wrong() {
     let site = fine_site();
-    let (path, truth) = capture(&site, &site.fabric);
+    let (path, truth) = capture(&site, &site.fabric, 60);
     let before = snapshot(site.directory.path());
     let checked = check_with(&site, &[], &["--pcap", &path]);
     assert_eq!(snapshot(site.directory.path()), before);
@@ -262,16 +267,20 @@ fn a_capture_shows_what_is_right_and_what_is_wrong() {
     checked.assert_one("ok", "stream", &said);
     let counted = format!(": {} flow samples, ", truth.flow_samples);
     checked.assert_one("ok", "stream", &counted);
+    checked.assert_one("ok", "mac_not_seen", "all 4 MACs of the table sent something");
 
     // A fabric that the portal has never heard of: its members' MACs are others.
     let strangers = Fabric::from_toml(
         "members = 7\n[[infrastructure]]\nid = 1\n\
          [[infrastructure.vlan]]\ntag = 77\n",
     );
-    let (path, truth) = capture(&site, &strangers.unwrap());
+    let (path, truth) = capture(&site, &strangers.unwrap(), 60);
     let checked = check_with(&site, &[], &["--pcap", &path]);
     let said = format!("{} flow samples, 0 of them counted", truth.flow_samples);
     checked_fails(&checked, "stream", &said);
+    let silent = "4 of 4 MACs of the table (100 %) sent nothing in ";
+    checked.assert_one("warn", "mac_not_seen", silent);
+    checked.assert_one("warn", "mac_not_seen", &format!("{} (VLI ", site.fabric.vlis()[0].macs[0]));
 
     let text = site.path("ixpmanager.conf").display().to_string();
     checked_fails(&check_with(&site, &[], &["--pcap", &text]), "stream", "ixpmanager.conf");
@@ -371,4 +380,139 @@ fn rrdcached_is_asked_what_it_allows_and_nothing_is_written() {
     let set = socket(&based);
     let set: Vec<&str> = set.iter().map(String::as_str).collect();
     checked_fails(&check(&site, &set), "rrdcached_base", "Permission denied");
+}
+
+/// A portal whose both tables are those of a fabric.
+fn portal_of(fabric: &Fabric) -> String {
+    let table: &str = Box::leak(fabric.mac_table_json().into_boxed_str());
+    portal_with(table, table)
+}
+
+#[test]
+fn a_lag_is_told_from_a_link_between_switches_and_few_silent_macs_are_no_fault() {
+    // Three routers at each of two ports of one switch; one more is in the table, and silent.
+    let of_port = |if_index| {
+        let macs = r#"["02:00:00:00:01:01", "02:00:00:00:01:02", "02:00:00:00:01:03"]"#;
+        format!(
+            "[[infrastructure]]\nid = 1\n[[infrastructure.vlan]]\ntag = 10\n\
+             [[infrastructure.vlan.member]]\nvli = 1\nmacs = {macs}\ntagged = true\n\
+             if_index = {if_index}\n\
+             [[infrastructure.vlan.member]]\nvli = 2\ntagged = true\nif_index = 30\n\
+             [[switch]]\nagent = \"192.0.2.1\"\n"
+        )
+    };
+    let site = fine_site();
+    let [one, other] = [21, 22].map(|port| Fabric::from_toml(&of_port(port)).unwrap());
+    let mut table: Value = serde_json::from_str(&one.mac_table_json()).unwrap();
+    table["1"]["10"]["0200000000ff"] = 9.into();
+    let table: &str = Box::leak(table.to_string().into_boxed_str());
+    let portal = portal_with(table, table);
+    // The sum of both is what a LAG of two members shows.
+    let (first, _) = capture(&site, &one, 180);
+    let moved = site.path("first.pcap");
+    fs::rename(first, &moved).unwrap();
+    let (second, _) = capture_from(&site, &other, 1_800_000_180, 190);
+    let both = ["--pcap", moved.to_str().unwrap(), "--pcap", &second];
+    let checked = check_with(&site, &[&portal], &both);
+    checked.assert_one(
+        "ok",
+        "lag",
+        "(192.0.2.1 ifIndex 21, 22): 2 ports share their MACs (3): a LAG",
+    );
+    assert!(checked.of("warn", "core_port").is_empty(), "{}", checked.text);
+    let silent = "1 of 5 MACs of the table (20 %) sent nothing in ";
+    checked.assert_one("ok", "mac_not_seen", silent);
+    checked.assert_one("ok", "mac_not_seen", ": 02:00:00:00:00:ff (VLI 9)");
+}
+
+/// A line without what differs from site to site: numbers, addresses, paths, lengths of lists.
+fn normalised(line: &str) -> String {
+    let mut out = String::new();
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let begins = out.ends_with([' ', '(', '=']);
+        let is_mac = rest.get(..17).is_some_and(|text| {
+            let mut parts = text.split(':');
+            text.matches(':').count() == 5
+                && parts.all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
+        });
+        let length = if is_mac {
+            out.push_str("MAC");
+            17
+        } else if begins && first == '/' {
+            out.push_str("PATH");
+            rest.find([' ', ')', ';', ',']).unwrap_or(rest.len())
+        } else if first.is_ascii_digit() {
+            out.push('N');
+            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            // A full stop, and no point.
+            rest[..end].trim_end_matches('.').len()
+        } else {
+            out.push(first);
+            first.len_utf8()
+        };
+        rest = &rest[length..];
+    }
+    for item in ["N", "N (N %)"] {
+        while out.contains(&format!("{item}, {item}")) {
+            out = out.replace(&format!("{item}, {item}"), item);
+        }
+    }
+    out
+}
+
+/// The lines of output that a document prints, each as one, however it is wrapped.
+fn printed(document: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    let mut continues = false;
+    for line in document.lines() {
+        let Some(text) = line.strip_prefix("    ") else {
+            continues = false;
+            continue;
+        };
+        if ["ok    ", "warn  ", "fail  "].iter().any(|level| text.starts_with(level)) {
+            lines.push(text.to_owned());
+            continues = true;
+        } else if text.starts_with("...") || text.starts_with('$') {
+            continues = false;
+        } else if continues && let Some(last) = lines.last_mut() {
+            last.push(' ');
+            last.push_str(text);
+        }
+    }
+    lines
+}
+
+#[test]
+fn the_output_in_the_documents_is_what_is_printed() {
+    let site = fine_site();
+    let daemon = site.start(&[]);
+    daemon.wait_line("new table: ");
+    daemon.signal("TERM");
+    daemon.wait();
+    // A member that is in one of the tables alone.
+    let learned = r#"{"1":{"10":{"020000000001":1,"020000000002":2},"20":{"020000000007":7}}}"#;
+    let configured = r#"{"1":{"10":{"020000000001":1,"020000000003":3,"020000000004":4}}}"#;
+    let mut output = check(&site, &[&portal_with(learned, configured)]).text;
+
+    // A switch that drops samples, and links between switches.
+    let two = "members = 8\nzipf_exponent = 0.3\nsampling_rate = 1000\ntagged_share = 1.0\n\
+               counters_interval_secs = 27\n";
+    let throttled = "[[switch]]\nagent = \"192.0.2.1\"\n[[switch]]\nagent = \"192.0.2.2\"\n\
+                     samples_per_second_max = 50\n";
+    let core = "noise = { core = 0.3 }\n[[switch]]\nagent = \"192.0.2.1\"\n[[switch]]\n\
+                agent = \"192.0.2.2\"\n";
+    for (fault, secs) in [(throttled, 400), (core, 190)] {
+        let fabric = Fabric::from_toml(&format!("{two}{fault}")).unwrap();
+        let (path, _) = capture(&site, &fabric, secs);
+        output += &check_with(&site, &[&portal_of(&fabric)], &["--pcap", &path]).text;
+    }
+    let output: BTreeSet<String> = output.lines().map(normalised).collect();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let lines = printed(&fs::read_to_string(root.join("docs/troubleshooting.md")).unwrap());
+    assert!(lines.len() >= 8, "{lines:#?}");
+    for line in lines {
+        let expected = normalised(&line);
+        assert!(output.contains(&expected), "{expected}\nis none of {output:#?}");
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ixflow::command::check::all_findings;
 use ixflow::loss::Loss;
 use ixflow::simulate::Fabric;
 
@@ -97,5 +98,104 @@ fn the_fabrics_of_the_documents_are_fabrics() {
     for block in blocks {
         let toml = block.split("```").next().unwrap();
         Fabric::from_toml(toml).unwrap();
+    }
+}
+
+/// The rows of the tables of a document that have a column of findings: the first cell, and the
+/// names in that column.
+fn rows_with_findings(text: &str) -> Vec<(String, Vec<String>)> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let mut rows = Vec::new();
+    let mut column = None;
+    let mut in_table = false;
+    for line in prose(text).lines() {
+        if !line.starts_with('|') {
+            in_table = false;
+            continue;
+        }
+        let cells = cells(line);
+        if !in_table {
+            in_table = true;
+            column = cells.iter().position(|cell| cell == "finding" || cell == "findings");
+        } else if let Some(column) = column
+            && !line.starts_with("|---")
+        {
+            let names = cells[column].split('`').skip(1).step_by(2).map(str::to_owned).collect();
+            rows.push((cells[0].clone(), names));
+        }
+    }
+    rows
+}
+
+#[test]
+fn every_finding_is_in_the_tables_of_troubleshooting_and_no_other() {
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let rows = rows_with_findings(&text);
+    let named: BTreeSet<&str> = rows.iter().flat_map(|row| &row.1).map(String::as_str).collect();
+    let known: BTreeSet<&str> = all_findings().collect();
+    let missing: Vec<_> = known.difference(&named).collect();
+    let unknown: Vec<_> = named.difference(&known).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "not told {missing:?}, no such {unknown:?}");
+    assert_eq!(known.len(), all_findings().count(), "each name once");
+}
+
+/// Findings whose names are not in the lists would be in no document.
+#[test]
+fn every_finding_of_the_sources_is_in_the_lists() {
+    let known: BTreeSet<&str> = all_findings().collect();
+    let mut names = BTreeSet::new();
+    let mut directories = vec![root().join("src")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let of_check = path.components().any(|part| part.as_os_str() == "check")
+                || path.ends_with("command/check.rs");
+            let mut marks = Vec::new();
+            if of_check {
+                marks.extend(["NAME: &str = \"", ".ok(\"", "Level::Warn, \"", "Level::Fail, \""]);
+            }
+            if code.contains("Finding {") {
+                marks.push("name: \"");
+            }
+            for mark in marks {
+                names.extend(
+                    code.split(mark).skip(1).map(|rest| rest.split('"').next().unwrap().to_owned()),
+                );
+            }
+        }
+    }
+    assert!(names.len() > 30, "{names:?}");
+    let unknown: Vec<_> = names.iter().filter(|name| !known.contains(name.as_str())).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+}
+
+#[test]
+fn each_item_of_ixp_managers_own_list_has_its_findings() {
+    let text = fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
+    let (_, list) = text.split_once("| to be looked at | findings |").unwrap();
+    let list = format!("| to be looked at | findings |{}", list.split("\n## ").next().unwrap());
+    let rows = rows_with_findings(&list);
+    let items = [
+        ("MAC table", "api"),
+        ("types", "vli_without_mac"),
+        ("core ports", "core_port"),
+        ("ingress", "egress_samples"),
+        ("LAG", "lag"),
+        ("disk", "disk_speed"),
+        ("5 %", "sampling_quality"),
+        ("throttle", "sampling_quality"),
+    ];
+    assert_eq!(rows.len(), items.len(), "{rows:?}");
+    for ((row, names), (item, finding)) in rows.iter().zip(items) {
+        assert!(row.contains(item), "{row}: {item}");
+        assert!(names.iter().any(|name| name == finding), "{row}: {names:?}");
     }
 }

@@ -1,9 +1,11 @@
 //! `ixflow check`: looks at everything that the graphs depend on, and changes nothing.
 //!
-//! One finding a line, in the order of the way: settings, state, portal, RRD files, rrdcached,
-//! sockets, and with --pcap or --listen what the stream shows. Each line says what was seen, and, where it is not as it should be, why it matters and
-//! what to do. It can run beside the daemon.
+//! One finding a line, in the order of the way: settings, state, portal, RRD files,
+//! rrdcached, sockets, clock, and with --pcap or --listen what the stream shows. Each line says what was
+//! seen, and, where it is not as it should be, why it matters and what to do. It can run beside the
+//! daemon.
 
+mod clock;
 mod files;
 mod portal;
 mod stream;
@@ -17,16 +19,50 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::agent::{DIRECTION_FINDINGS, quality};
 use crate::clock::Clock;
 use crate::control::api;
 use crate::control::config::{Config, ConfigError};
 use crate::finding::{Finding, Level};
 use crate::receive::UdpSockets;
+use crate::{sightings, sink};
 
 use super::run::LOCK_FILE;
 
 /// Findings of one kind that are told one by one; the others are counted.
 const SAME_MAX: usize = 20;
+
+/// The names of what only the check says, in the order in which it looks.
+pub const FINDINGS: &[&str] = &[
+    "configuration",
+    "key_file",
+    "state_dir",
+    "api",
+    "table_conflict",
+    "vli_without_mac",
+    "mac_not_configured",
+    "rrd_directory",
+    "rrd_space",
+    "rrd_inodes",
+    "rrd_atime",
+    "disk_speed",
+    "rrdcached",
+    "rrdcached_base",
+    "rrdcached_files",
+    "rrdcached_queue",
+    "listen",
+    "socket_buffer",
+    "clock",
+    "stream",
+    "mac_not_seen",
+];
+
+/// The names of all findings: those of the check, and those of the daemon.
+pub fn all_findings() -> impl Iterator<Item = &'static str> {
+    let of_the_daemon =
+        [DIRECTION_FINDINGS, sightings::FINDINGS, quality::FINDINGS, sink::FINDINGS];
+    FINDINGS.iter().chain(of_the_daemon.into_iter().flatten()).copied()
+}
 
 /// Arguments of `ixflow check`.
 #[derive(clap::Args, Debug)]
@@ -64,6 +100,7 @@ pub fn run(arguments: &Arguments) -> io::Result<Level> {
         let records = portal::check(&config, saved, &mut report);
         files::check(&config, records.as_deref(), &mut report);
         sockets(&config, &mut report);
+        clock::check(&mut report);
         let records = records.unwrap_or_default();
         if !arguments.pcap.is_empty() {
             let (captures, port) = (&arguments.pcap, arguments.port);
@@ -89,6 +126,7 @@ struct Report {
 
 impl Report {
     fn add(&mut self, finding: &Finding) {
+        debug_assert!(all_findings().any(|name| name == finding.name), "{}", finding.name);
         self.worst = self.worst.max(finding.level);
         if self.printed.is_err() {
             return;

@@ -2,7 +2,7 @@
 //!
 //! A *core port* is one where many MACs come in of which nearly every one comes in at another port
 //! too, a port with fewer MACs of which few come in here: its home. Ports that share their MACs,
-//! as those of a LAG do, are one place and make no core port; nor does a port of a reseller, whose
+//! as those of a *LAG* do, are one place and make no core port; nor does a port of a reseller, whose
 //! MACs come in nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -44,6 +44,9 @@ const DECAY_MINUTES: u64 = 10;
 /// Ports told of in a finding about MACs that come in at two agents.
 const FINDINGS_MAX: usize = 64;
 
+/// Ports of a LAG that its finding names.
+const LAG_PORTS_NAMED_MAX: usize = 16;
+
 type Port = (IpAddr, u32);
 
 /// What was learned.
@@ -58,6 +61,8 @@ pub(super) struct Learned {
     pub(super) wrong_ports: Vec<WrongPort>,
     /// Port pairs on two agents where the same MACs come in, with how many.
     at_two_agents: BTreeMap<(Port, Port), usize>,
+    /// Ports of one agent that share their MACs, with how many these are.
+    lags: Vec<(IpAddr, Vec<u32>, usize)>,
     copies: Vec<(IpAddr, IpAddr, u64)>,
     decayed_minute: u64,
 }
@@ -73,6 +78,7 @@ impl Default for Learned {
             core_ports: Vec::new(),
             wrong_ports: Vec::new(),
             at_two_agents: BTreeMap::new(),
+            lags: Vec::new(),
             copies: Vec::new(),
             decayed_minute: 0,
         }
@@ -99,6 +105,45 @@ impl PortView {
         let shared = self.sure.iter().filter(|mac| other.macs.contains_key(mac)).count();
         2 * shared > self.sure.len()
     }
+}
+
+/// Ports of one agent of which each shares most of its MACs with the next, but links between
+/// switches: by agent, in rising order, and the MACs of each group.
+fn lags(
+    ports: &BTreeMap<Port, PortView>,
+    ports_of: &HashMap<Mac, Vec<Port>, FixedState>,
+    core: &BTreeSet<Port>,
+) -> Vec<(IpAddr, Vec<u32>, usize)> {
+    let mut neighbours: BTreeSet<(Port, Port)> = BTreeSet::new();
+    for places in ports_of.values() {
+        // They are sorted: those of an agent stand together.
+        neighbours.extend(places.windows(2).filter_map(|pair| match *pair {
+            [one, next] if one.0 == next.0 => Some((one, next)),
+            _ => None,
+        }));
+    }
+    neighbours.retain(|(one, next)| {
+        let (here, there) = (&ports[one], &ports[next]);
+        !core.contains(one)
+            && !core.contains(next)
+            && here.shares_its_macs_with(there)
+            && there.shares_its_macs_with(here)
+    });
+    // Of each port the first one of its group.
+    let mut first_of: BTreeMap<Port, Port> = BTreeMap::new();
+    for (one, next) in neighbours {
+        let first = *first_of.entry(one).or_insert(one);
+        first_of.entry(next).or_insert(first);
+    }
+    let mut groups: BTreeMap<Port, Vec<Port>> = BTreeMap::new();
+    for (port, first) in first_of {
+        groups.entry(first).or_default().push(port);
+    }
+    let groups = groups.into_iter().map(|(first, members)| {
+        let macs: BTreeSet<&Mac> = members.iter().flat_map(|port| &ports[port].sure).collect();
+        (first.0, members.into_iter().map(|(_, if_index)| if_index).collect(), macs.len())
+    });
+    groups.collect()
 }
 
 impl Learned {
@@ -257,6 +302,7 @@ impl Learned {
         }
         self.wrong_ports.sort_unstable();
 
+        self.lags = lags(&ports, &ports_of, &core);
         self.copies = self
             .twice
             .iter()
@@ -335,6 +381,23 @@ impl Learned {
                      <sflow_agent {}>, or that of the other; if it is a LAG, core_ports = off",
                     q.1, q.0
                 ),
+            });
+        }
+        for (agent, ports, macs) in self.lags.iter().take(FINDINGS_MAX) {
+            let count = ports.len();
+            let named: Vec<String> =
+                ports.iter().take(LAG_PORTS_NAMED_MAX).map(ToString::to_string).collect();
+            let more = if count > named.len() { ", ..." } else { "" };
+            findings.push(Finding {
+                level: Level::Ok,
+                name: "lag",
+                subject: format!("{agent} ifIndex {}{more}", named.join(", ")),
+                what: format!(
+                    "{count} ports share their MACs ({macs}): a LAG, whose samples count once, and \
+                     no link between switches"
+                ),
+                why: String::new(),
+                remedy: String::new(),
             });
         }
         for wrong in self.wrong_ports.iter().take(FINDINGS_MAX) {
@@ -449,6 +512,7 @@ mod tests {
         learned.learn(&Policy::default(), 1);
         let ports: Vec<_> = learned.core_ports.iter().map(|core| core.port.to_string()).collect();
         assert_eq!(ports, ["192.0.2.1 ifIndex 1", "192.0.2.2 ifIndex 1", "192.0.2.2 ifIndex 2"]);
+        assert!(names(&learned).iter().all(|(name, _)| *name == "core_port"), "and no LAG");
     }
 
     #[test]
@@ -472,7 +536,12 @@ mod tests {
             }
         }
         learned.learn(&Policy::default(), 1);
-        assert_eq!(names(&learned), []);
+        let lags = ["1, 2, 3, 4, 5, 6, 7, 8", "21, 22"];
+        let lags = lags.map(|ports| ("lag", format!("192.0.2.1 ifIndex {ports}")));
+        assert_eq!(names(&learned), lags);
+        let findings = learned.findings();
+        assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
+        assert!(findings[1].what.starts_with("2 ports share their MACs (3): a LAG"));
     }
 
     #[test]

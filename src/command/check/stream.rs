@@ -1,24 +1,29 @@
 //! The part of `ixflow check` about the stream: a capture, or what comes in for some seconds, goes
 //! the daemon's way, and what it shows is told. Nothing is written.
 
+use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Report, running_ixflow};
+use super::{Report, running_ixflow, some_of};
 use crate::agent::{Agents, quality};
 use crate::clock::Clock;
 use crate::command::run::policy;
 use crate::control::config::Config;
+use crate::decode::ethernet::Frame;
+use crate::decode::{CountersSample, Datagram, FlowSample, Visitor};
 use crate::finding::Level;
 use crate::flush::Interval;
 use crate::flush::backlog::WhenFull;
-use crate::ixp::MacRecord;
+use crate::ixp::{Mac, MacRecord};
+use crate::loss::Loss;
 use crate::pipeline::{Pipeline, PipelineError, Setup};
 use crate::receive::capture::CaptureSource;
-use crate::receive::{Source, UdpSockets};
-use crate::resolve::{MacTable, Plan};
+use crate::receive::{Batch, Received, Source, UdpSockets};
+use crate::resolve::{MacTable, Plan, VXLAN_PORT};
 use crate::sink::{Receipt, Sink, SinkError};
 use crate::state::State;
 
@@ -35,6 +40,82 @@ impl Sink for Nowhere {
     fn describe(&self) -> String {
         "nowhere".into()
     }
+}
+
+/// The MACs of the table that were the source of a sampled frame, or of one inside of it. What
+/// others send is not kept, so that the table is the limit.
+struct Senders<'a> {
+    known: &'a BTreeSet<Mac>,
+    seen: &'a mut BTreeSet<Mac>,
+}
+
+impl Senders<'_> {
+    fn take(&mut self, source: Mac) {
+        if self.known.contains(&source) {
+            self.seen.insert(source);
+        }
+    }
+}
+
+impl Visitor for Senders<'_> {
+    fn flow_sample(&mut self, sample: &FlowSample<'_>) {
+        if let Some(ethernet) = sample.sampled_ethernet {
+            self.take(ethernet.source);
+        }
+        let header = sample.raw_packet_header.filter(|raw| raw.protocol == 1);
+        let Some(Ok(outer)) = header.map(|raw| Frame::parse(raw.header)) else { return };
+        self.take(outer.source);
+        if let Some(inner) = outer.inner(&[VXLAN_PORT]) {
+            for header in [Some(inner.header), inner.behind_control_word].into_iter().flatten() {
+                if let Ok(frame) = Frame::parse(header) {
+                    self.take(frame.source);
+                }
+            }
+        }
+    }
+
+    fn counters_sample(&mut self, _: &CountersSample) {}
+
+    fn refused(&mut self, _: Loss, _: u64) {}
+}
+
+/// A source, and which MACs of the table its samples have as senders.
+struct Watched<S> {
+    source: S,
+    known: Arc<BTreeSet<Mac>>,
+    seen: Arc<Mutex<BTreeSet<Mac>>>,
+}
+
+impl<S: Source> Source for Watched<S> {
+    fn receive(&mut self) -> io::Result<Batch> {
+        let batch = self.source.receive()?;
+        if let Batch::Datagrams { count, .. } = batch {
+            // A set is whole after every statement.
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut senders = Senders { known: &self.known, seen: &mut seen };
+            for index in 0..count {
+                if let Ok(datagram) = Datagram::parse(self.source.datagram(index).payload) {
+                    datagram.visit(&mut senders);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    fn datagram(&self, index: usize) -> Received<'_> {
+        self.source.datagram(index)
+    }
+
+    fn socket_drops(&self) -> Option<u64> {
+        self.source.socket_drops()
+    }
+}
+
+/// What came of a stream.
+struct Heard {
+    state: Arc<State>,
+    /// MACs of the table that sent something.
+    seen: BTreeSet<Mac>,
 }
 
 /// Takes captures through.
@@ -55,7 +136,10 @@ pub(super) fn capture(
         }
     };
     match run(config, records, vec![move || source], None) {
-        Ok(state) => tell(&state, None, report),
+        Ok(heard) => {
+            tell(&heard.state, None, report);
+            tell_unseen(records, &heard, report);
+        }
         Err(error) => failed(&error, report),
     }
 }
@@ -88,9 +172,10 @@ pub(super) fn listen(config: &Config, records: &[MacRecord], secs: u64, report: 
     let clock = Clock::System;
     let source = move || sockets.into_source(clock);
     match run(config, records, vec![source], Some(Duration::from_secs(secs))) {
-        Ok(state) => {
+        Ok(heard) => {
             let shown: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            tell(&state, Some(&(secs, shown.join(", "))), report);
+            tell(&heard.state, Some(&(secs, shown.join(", "))), report);
+            tell_unseen(records, &heard, report);
         }
         Err(error) => failed(&error, report),
     }
@@ -106,7 +191,7 @@ fn run<S: Source>(
     records: &[MacRecord],
     sources: Vec<impl FnOnce() -> S + Send + 'static>,
     patience: Option<Duration>,
-) -> Result<Arc<State>, PipelineError> {
+) -> Result<Heard, PipelineError> {
     // One that is too large was told above.
     let table = MacTable::build(records).map(|(table, _)| table).unwrap_or_default();
     let plan = Plan { table, policy: policy(config) };
@@ -119,13 +204,23 @@ fn run<S: Source>(
         when_full: WhenFull::Wait,
         keep: None,
     };
+    let known: Arc<BTreeSet<Mac>> = Arc::new(records.iter().map(|record| record.mac).collect());
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let sources = sources
+        .into_iter()
+        .map(|source| {
+            let (known, seen) = (known.clone(), seen.clone());
+            move || Watched { source: source(), known, seen }
+        })
+        .collect();
     let pipeline = Pipeline::start(sources, plan, setup, vec![Box::new(Nowhere)], &state)?;
     if let Some(patience) = patience {
         std::thread::sleep(patience);
         pipeline.epoch().stop();
     }
     pipeline.join()?;
-    Ok(state)
+    let seen = std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner));
+    Ok(Heard { state, seen })
 }
 
 /// `heard`: for how many seconds, and where.
@@ -162,5 +257,45 @@ fn tell(state: &State, heard: Option<&(u64, String)>, report: &mut Report) {
     state.set_findings(quality::FINDINGS, quality::findings(&state.agents, last_millis));
     for finding in state.findings().iter() {
         report.add(finding);
+    }
+}
+
+/// Flow samples for each MAC of the table from which on silence says something.
+const SAMPLES_PER_MAC_MIN: u64 = 100;
+
+/// Which MACs of the table sent nothing that was sampled. Few samples do not show everybody: it is
+/// a warning where most of the table is silent in many.
+fn tell_unseen(records: &[MacRecord], heard: &Heard, report: &mut Report) {
+    const NAME: &str = "mac_not_seen";
+    let totals = heard.state.agents.totals();
+    let macs: BTreeSet<Mac> = records.iter().map(|record| record.mac).collect();
+    if macs.is_empty() || totals.flow_samples == 0 {
+        return;
+    }
+    let mut unseen: Vec<&MacRecord> =
+        records.iter().filter(|record| !heard.seen.contains(&record.mac)).collect();
+    unseen.sort_unstable_by_key(|record| (record.mac, record.vli));
+    unseen.dedup_by_key(|record| record.mac);
+    if unseen.is_empty() {
+        report.ok(NAME, "", format!("all {} MACs of the table sent something", macs.len()));
+        return;
+    }
+    let named = unseen.iter().map(|record| format!("{} (VLI {})", record.mac, record.vli.0));
+    let what = format!(
+        "{} of {} MACs of the table ({:.0} %) sent nothing in {} samples: {}",
+        unseen.len(),
+        macs.len(),
+        unseen.len() as f64 / macs.len() as f64 * 100.0,
+        totals.flow_samples,
+        some_of(named)
+    );
+    let is_most = 2 * unseen.len() > macs.len();
+    if is_most && totals.flow_samples >= SAMPLES_PER_MAC_MIN * macs.len() as u64 {
+        let why = "the table is stale or of another exchange, or their ports are not sampled";
+        let remedy = "compare the addresses with those of unknown_source, and see that sFlow is on \
+                      at all peering ports";
+        report.bad(Level::Warn, NAME, "", [&what, why, remedy]);
+    } else {
+        report.ok(NAME, "", what);
     }
 }
