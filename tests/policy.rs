@@ -8,12 +8,13 @@
 //! | the data source is neither input nor output | `directions_by_data_source` |
 //! | raw header, sampled Ethernet, switch and IPv4 in one sample | `one_sample_is_one_packet_of_the_raw_headers_length` |
 //! | a sample longer than its records; `stripped` with the VLAN in the switch record alone | `decode::bytes_behind_the_records_and_behind_the_samples_are_left_alone`, `vlans_that_are_absent` |
-//! | VLAN 0/0, priority tags, 0xffffffff, input 0 and 0x3fffffff | `vlans_that_are_absent`, `ports_that_are_none` |
+//! | extended switch with VLAN 0/0, priority tags | `vlans_that_are_absent` |
+//! | VLAN 0xffffffff, input 0 and 0x3fffffff | `vlans_that_are_absent`, `ports_that_are_none` |
 //! | stacks of tags of every TPID | `ethernet::every_tag_protocol_is_known_and_gives_its_12_bits`, `resolve::vlan_is_the_outermost_tag_that_the_table_knows`, `vlans_that_are_absent` |
 //! | header protocol 11 and 12 | `one_sample_is_one_packet_of_the_raw_headers_length` |
-//! | two sequence spaces behind one agent | `agent::sequence` |
+//! | two sequence spaces behind one agent | `agent::sequence::two_senders_behind_one_address_do_not_explode` |
 //! | rates that differ, change, are 0 or absurd | `agent::rates_are_watched`, `truth::whatever_is_not_counted_has_a_name` |
-//! | cumulative drops, synthetic pool | `agent::agent_drops_are_the_growth_of_a_cumulative_field` |
+//! | cumulative drops, synthetic pool | `agent::agent_drops_are_the_growth_of_a_cumulative_field`, `agent::scaling::a_pool_that_is_made_up_is_not_believed` |
 //! | implausible frame lengths | `truth::whatever_is_not_counted_has_a_name` |
 //! | NetFlow on the sFlow port | `truth::whatever_is_not_counted_has_a_name` |
 //! | discarded by the switch | `truth::whatever_is_not_counted_has_a_name`, `decode::discarded_packets_are_counted_and_not_read` |
@@ -336,6 +337,100 @@ fn a_member_that_is_missing_in_the_table_is_named() {
     assert_mended(&outcome, &truth);
 }
 
+/// One source after another.
+struct Then<A, B> {
+    first: A,
+    second: B,
+    is_second: bool,
+}
+
+impl<A: Source, B: Source> Source for Then<A, B> {
+    fn receive(&mut self) -> io::Result<Batch> {
+        if !self.is_second {
+            match self.first.receive()? {
+                Batch::End => self.is_second = true,
+                batch => return Ok(batch),
+            }
+        }
+        self.second.receive()
+    }
+
+    fn datagram(&self, index: usize) -> Received<'_> {
+        if self.is_second { self.second.datagram(index) } else { self.first.datagram(index) }
+    }
+}
+
+/// Members of VLAN 10 with their ports.
+fn members_at(ports: &[(u32, u32)]) -> Fabric {
+    let members: String = ports
+        .iter()
+        .map(|(vli, if_index)| {
+            format!(
+                "[[infrastructure.vlan.member]]\nvli = {vli}\nmacs = [\"02:00:00:00:01:0{vli}\"]\n\
+                 tagged = true\nif_index = {if_index}\nweight = 1.0\n"
+            )
+        })
+        .collect();
+    let toml = format!(
+        "[[infrastructure]]\nid = 1\n[[infrastructure.vlan]]\ntag = 10\n{members}[[switch]]\n\
+         agent = \"192.0.2.1\"\n"
+    );
+    Fabric::from_toml(&toml).unwrap()
+}
+
+#[test]
+fn a_member_at_anothers_port_is_found_and_counts_as_itself() {
+    let fabric = members_at(&[(1, 5), (2, 6), (3, 7)]);
+    let part = |fabric: &Fabric, from_secs: u64, secs: u64| {
+        let generator = fabric.generator((START_SECS + from_secs) * 1_000, 200).with_truth(300);
+        let source = SimulatedSource::new(generator, secs * 1_000, None);
+        let truth = source.truth_ahead();
+        (source, truth)
+    };
+    let (source, _) = part(&fabric, 0, 600);
+    assert_eq!(run(source, &fabric.mac_table(), policy(&[])).findings(), []);
+    // Later VLI 1 speaks at the port of VLI 2: a loop, or a cable in the wrong place.
+    let (first, mut said) = part(&fabric, 0, 300);
+    let (second, more) = part(&members_at(&[(1, 6), (3, 7)]), 300, 150);
+    let outcome = run(Then { first, second, is_second: false }, &fabric.mac_table(), policy(&[]));
+    let [finding] = &outcome.named("wrong_port")[..] else { panic!("{:?}", outcome.findings()) };
+    assert_eq!(finding.subject, "192.0.2.1 ifIndex 6");
+    let what = "02:00:00:00:01:01 of VLI 1 comes in at the port of VLI 2; it usually comes in at \
+                192.0.2.1 ifIndex 5";
+    assert_eq!(finding.what, what);
+    said.intervals.extend(more.intervals);
+    assert_eq!(outcome.pairs(), pairs(&said));
+    assert_eq!(outcome.totals().losses, said.losses);
+}
+
+#[test]
+fn a_member_on_the_wrong_vlan_of_the_table_is_found_and_mended() {
+    let fabric = Fabric::from_toml(TWO_SWITCHES).unwrap();
+    let member = &fabric.vlis()[0];
+    let source = || {
+        let generator = fabric.generator(START_SECS * 1_000, 200).with_truth(300);
+        SimulatedSource::new(generator, 600_000, None)
+    };
+    let truth = source().truth_ahead();
+    let mut records = fabric.mac_table();
+    for record in records.iter_mut().filter(|record| record.vli == member.id) {
+        record.vlan = VlanTag::new(20);
+    }
+    let outcome = run(source(), &records, policy(&[]));
+    let [finding] = &outcome.named("unknown_source")[..] else {
+        panic!("{:?}", outcome.findings())
+    };
+    let known = format!("the table knows it as VLI {} on VLAN 20", member.id.0);
+    assert!(finding.what.contains(&known), "{finding}");
+    assert!(finding.what.contains(&format!("from {} on VLAN 10", member.macs[0])), "{finding}");
+    assert!(finding.remedy.contains("correct the member's VLAN interface"), "{finding}");
+    let of_member = |pair: &(VliId, VliId)| pair.0 == member.id || pair.1 == member.id;
+    let mut others = pairs(&truth);
+    others.retain(|pair, _| !of_member(pair));
+    assert_eq!(outcome.pairs(), others);
+    assert_mended(&run(source(), &fabric.mac_table(), policy(&[])), &truth);
+}
+
 #[test]
 fn double_export_is_found_and_mended() {
     let fabric = format!("{TWO_SWITCHES}\nrepeated_as = \"192.0.2.99\"\n");
@@ -424,6 +519,15 @@ fn vxlan(port: u16, inner: &[u8]) -> Vec<u8> {
     [&packet[..], inner].concat()
 }
 
+fn vxlan_v6(port: u16, inner: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 17, 64];
+    packet.extend([[0x20, 0x01, 0x0d, 0xb8], [0; 4], [0; 4], [0, 0, 0, 1]].concat().repeat(2));
+    packet.extend([0xc0, 0]);
+    packet.extend(port.to_be_bytes());
+    packet.extend([0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 42, 0]);
+    [&packet[..], inner].concat()
+}
+
 #[test]
 fn frames_inside_of_frames_count_where_the_agent_decapsulates() {
     let inner = frame(A, B, 10, 0x0800);
@@ -439,10 +543,15 @@ fn frames_inside_of_frames_count_where_the_agent_decapsulates() {
     let backbone = [&[0x88, 0xa8, 0, 100][..], &service].concat();
     let v4 = bare(X, Y, &vxlan(4_789, &inner));
     // (outer frame, what wraps it, bytes that do, receiver)
-    let cases: [(Vec<u8>, &str, u64, u32); 9] = [
+    let backbone_v6 = [&[0x81, 0, 0, 99][..], &vxlan_v6(4_789, &inner)].concat();
+    let cases: [(Vec<u8>, &str, u64, u32); 13] = [
         (v4.clone(), "vxlan", 50, 2),
         (bare(X, Y, &vxlan(4_789, &plain)), "vxlan", 50, 2),
         (bare(X, Y, &vxlan(8_472, &inner)), "vxlan:8472", 50, 2),
+        (bare(X, Y, &vxlan_v6(4_789, &inner)), "vxlan", 70, 2),
+        (bare(X, Y, &vxlan_v6(4_789, &plain)), "vxlan", 70, 2),
+        (bare(X, Y, &vxlan_v6(8_472, &inner)), "vxlan:8472", 70, 2),
+        (bare(X, Y, &backbone_v6), "vxlan", 74, 2),
         (mpls(&[], &plain), "mpls", 22, 2),
         (mpls(&[], &inner), "mpls", 22, 2),
         (mpls(&[0, 0, 0, 9], &inner), "mpls", 26, 2),
@@ -687,4 +796,34 @@ fn what_is_not_ip_is_a_table() {
     let expected =
         [(0x88cc, "LLDP", 2), (0, "LLC (BPDU and others)", 1), (0x0806, "ARP", 1), (0x1234, "", 1)];
     assert_eq!(rows, expected);
+}
+
+/// The rows of the table at the top are those of compat.md, and their tests exist.
+#[test]
+fn every_habit_of_agents_has_its_test() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut code = String::new();
+    let mut directories = vec![root.join("src"), root.join("tests")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                code += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let table = include_str!("policy.rs").lines().take_while(|line| line.starts_with("//!"));
+    let rows: Vec<&str> = table.filter(|line| line.starts_with("//! | ")).skip(1).collect();
+    assert_eq!(rows.len(), 16);
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').collect();
+        let names: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        assert!(!names.is_empty(), "{row}");
+        for name in names {
+            let function = name.rsplit("::").next().unwrap();
+            assert!(code.contains(&format!("fn {function}(")), "{name}");
+        }
+    }
 }
