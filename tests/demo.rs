@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
+use ixflow::count::relative_error_percent;
 use ixflow::ixp::{IpProtocol, Unit, VlanTag};
 use ixflow::simulate::{DEFAULT_FABRIC, Fabric};
 use ixflow::sink::librrd::fetch;
@@ -157,6 +158,26 @@ fn a_demo_holds_what_was_said_and_shows_it() {
         named += 1;
     }
     assert_eq!(named, 16);
+
+    // Every rate has its error, that of its samples.
+    let mut rates = 0;
+    for row in html.split("<tr><td class=\"").skip(1) {
+        let cells: Vec<&str> =
+            row.split("<td>").skip(1).map(|cell| cell.split("</td>").next().unwrap()).collect();
+        let [_, _, error, of_a_row, samples] = cells[..] else { panic!("{cells:?}") };
+        let digits: String = samples.chars().filter(char::is_ascii_digit).collect();
+        let percent = |cell: &str| -> f64 {
+            let number = cell.strip_prefix('±').and_then(|cell| cell.strip_suffix(" %"));
+            number.unwrap_or_else(|| panic!("{cell}")).parse().unwrap()
+        };
+        let expected = relative_error_percent(digits.parse().unwrap());
+        assert!((percent(error) - expected).abs() <= 0.5, "{error}, {samples} samples");
+        // Some 25 rows: five times the error.
+        let ratio = percent(of_a_row) / expected;
+        assert!((4.5..6.5).contains(&ratio), "{of_a_row}, {error}");
+        rates += 1;
+    }
+    assert_eq!(rates, 2 * 16);
 
     // A second run starts afresh: a first update can only be taken by a new file.
     let stray = dir.join("graphs/stray.png");

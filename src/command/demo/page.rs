@@ -7,11 +7,11 @@ use std::path::Path;
 
 use super::check::{Found, Said};
 use super::{DemoError, Summary, file_error, grouped, seconds};
-use crate::count::Traffic;
+use crate::count::{Traffic, relative_error_percent};
 use crate::ixp::{IpProtocol, Unit, VlanTag, VliId};
 use crate::simulate::Fabric;
-use crate::sink::File;
 use crate::sink::librrd::graph_png;
+use crate::sink::{File, STEP_SECS};
 
 /// Pairs on the index page.
 const TOP_PAIRS: usize = 8;
@@ -105,7 +105,9 @@ impl Drawn<'_> {
             "<h1>A simulated exchange</h1>\n<p>{} members on {} VLANs and {} switches spoke sFlow \
              to <code>ixflow</code>, which wrote the RRD files behind these graphs. They are drawn \
              by librrd in the style of IXP Manager’s Grapher, from the same files that it reads. \
-             {}</p>\n",
+             {}</p>\n<p>Errors are those of sampling: of 100 rates 95 are off by less. A point of a \
+             graph stands for five minutes and their samples alone, so that its error is larger \
+             than that of the mean.</p>\n",
             fabric.ports().len(),
             vlans.len(),
             fabric.switches().len(),
@@ -298,20 +300,31 @@ impl Drawn<'_> {
         };
         let [input, output] = parties;
         let secs = summary.to_secs - summary.from_secs;
-        let rates = said.of(&file).map(|traffic| {
-            let samples = grouped(u64::from(traffic.samples[protocol as usize]));
-            (mean(&traffic, protocol, unit, secs), samples)
-        });
-        let [(input_rate, input_samples), (output_rate, output_samples)] = rates;
+        let [input_side, output_side] = said.of(&file);
+        let rate = |traffic| mean(traffic, protocol, unit, secs);
+        let [input_rate, output_rate] = [rate(&input_side), rate(&output_side)];
+        // Each rate with its error; that of a point of the graph is by the samples of its row.
+        let cells = |traffic: &Traffic| {
+            let samples = u64::from(traffic.samples[protocol as usize]);
+            let rows = secs.div_ceil(STEP_SECS).max(1);
+            format!(
+                "<td>{}</td><td>{}</td><td>{}</td><td>{}</td>",
+                rate(traffic),
+                error(traffic.error_percent(protocol)),
+                error(relative_error_percent(samples / rows)),
+                grouped(samples)
+            )
+        };
+        let [input_cells, output_cells] = [cells(&input_side), cells(&output_side)];
         html.put(format_args!(
             "<figure>\n<img src=\"graphs/{base}.png\" width=\"{width}\" height=\"{height}\" \
              alt=\"Graph of {subject}, {heading} per second: {input} {input_rate}, {output} \
              {output_rate} on average\">\n<figcaption>\n<h3>{subject}<br>{heading}</h3>\n<table>\
-             <thead><tr><th></th><th></th><th>mean</th><th>samples</th></tr></thead><tbody>\n\
-             <tr><td class=\"out\">Out</td><td>{output}</td><td>{output_rate}</td>\
-             <td>{output_samples}</td></tr>\n\
-             <tr><td class=\"in\">In</td><td>{input}</td><td>{input_rate}</td>\
-             <td>{input_samples}</td></tr>\n</tbody></table>\n<code>rrd/{}</code>\n\
+             <thead><tr><th></th><th></th><th>mean</th><th>its error</th><th>of 5 min</th>\
+             <th>samples</th></tr></thead><tbody>\n\
+             <tr><td class=\"out\">Out</td><td>{output}</td>{output_cells}</tr>\n\
+             <tr><td class=\"in\">In</td><td>{input}</td>{input_cells}</tr>\n\
+             </tbody></table>\n<code>rrd/{}</code>\n\
              </figcaption>\n</figure>\n",
             path.replace('/', "/<wbr>")
         ));
@@ -330,6 +343,15 @@ fn size(png: &[u8]) -> (u32, u32) {
         bytes.map_or(0, u32::from_be_bytes)
     };
     (number(16), number(20))
+}
+
+/// A relative error as a cell: two digits say enough.
+fn error(percent: f64) -> String {
+    match percent {
+        _ if !percent.is_finite() => "–".into(),
+        ..10.0 => format!("±{percent:.1} %"),
+        _ => format!("±{percent:.0} %"),
+    }
 }
 
 /// The mean rate over `secs`, in bits or packets per second.
