@@ -62,7 +62,7 @@ pub struct PairTraffic {
 pub struct VlanTraffic {
     /// The tag.
     pub vlan: VlanTag,
-    /// The infrastructure; none: a file of [`format`](self::format)'s version 1 does not say it.
+    /// The infrastructure; none: a file of version 1 does not say it.
     pub infrastructure: Option<InfrastructureId>,
     /// How much.
     pub traffic: Traffic,
