@@ -74,7 +74,7 @@ fn sample() -> impl Strategy<Value = Vec<u8>> {
         let mut record = raw(length, &header);
         record[8..12].copy_from_slice(&protocol.to_be_bytes());
         let records: Vec<_> = [Some(record), switched.map(switch)].into_iter().flatten().collect();
-        let count = records.len() as u32;
+        let count = 1 + u32::from(switched.is_some());
         let (format, fixed) = if expanded {
             let [class, index] = [source >> 24, source & 0x00ff_ffff];
             let out = [output >> 30, output & 0x3fff_ffff];

@@ -301,7 +301,7 @@ impl Drawn<'_> {
         let [input, output] = parties;
         let secs = summary.to_secs - summary.from_secs;
         let [input_side, output_side] = said.of(&file);
-        let rate = |traffic| mean(traffic, protocol, unit, secs);
+        let rate = |traffic: &Traffic| mean(traffic, protocol, unit, secs);
         let [input_rate, output_rate] = [rate(&input_side), rate(&output_side)];
         // Each rate with its error; that of a point of the graph is by the samples of its row.
         let cells = |traffic: &Traffic| {
