@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
@@ -20,12 +21,14 @@ use axum::response::{IntoResponse as _, Response};
 use foldhash::fast::FixedState;
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::hash::BuildHasher as _;
 
 use crate::sink::rrdcached::Address;
 use crate::sink::{File, Share};
 
-/// How long rrdcached may take to write a file down; the file is sent as it is after that.
+/// How long rrdcached may take to write a file down, whoever asked for it; the file is sent as it
+/// is after that.
 pub const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A file that was written down is fresh for so long.
@@ -46,12 +49,27 @@ pub struct Files {
     root: PathBuf,
     rrdcached: Vec<(Address, Share)>,
     seen: Mutex<Seen>,
+    /// rrdcached has answered for a file of [`Seen::asked`].
+    answered: Condvar,
 }
 
 #[derive(Default, Debug)]
 struct Seen {
-    fresh: HashMap<File, Instant, FixedState>,
+    asked: HashMap<File, Asked, FixedState>,
     said: Option<Instant>,
+}
+
+/// When rrdcached was asked to write a file down, and whether it has answered.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    answered: bool,
+}
+
+impl Asked {
+    fn is_fresh(&self) -> bool {
+        self.at.elapsed() < FRESH
+    }
 }
 
 impl Files {
@@ -59,7 +77,7 @@ impl Files {
     pub fn new(root: &Path, rrdcached: Vec<(Address, Share)>) -> Files {
         // As the sink names files to rrdcached; a root that is not there yet is looked for later.
         let root = fs::canonicalize(root).unwrap_or_else(|_| root.to_owned());
-        Files { root, rrdcached, seen: Mutex::default() }
+        Files { root, rrdcached, seen: Mutex::default(), answered: Condvar::new() }
     }
 
     /// The root.
@@ -72,26 +90,41 @@ impl Files {
         let mut all = self.rrdcached.iter();
         let Some((address, _)) = all.find(|(_, share)| share.has(&file)) else { return };
         {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.fresh.get(&file).is_some_and(|at| at.elapsed() < FRESH) {
+            let mut seen = self.seen();
+            if seen.asked.get(&file).is_some_and(Asked::is_fresh) {
+                // Another request may be about it at this moment: what is on disk is stale until
+                // that has its answer.
+                let unanswered =
+                    |seen: &mut Seen| seen.asked.get(&file).is_some_and(|asked| !asked.answered);
+                let waited = self.answered.wait_timeout_while(seen, FLUSH_TIMEOUT, unanswered);
+                drop(waited);
                 return;
             }
-            if seen.fresh.len() >= FRESH_MAX {
-                seen.fresh.retain(|_, at| at.elapsed() < FRESH);
-                if seen.fresh.len() >= FRESH_MAX {
-                    seen.fresh.clear();
+            if seen.asked.len() >= FRESH_MAX {
+                seen.asked.retain(|_, asked| asked.is_fresh());
+                if seen.asked.len() >= FRESH_MAX {
+                    seen.asked.clear();
                 }
             }
             // Before it is asked: while it hangs, each file waits for it once.
-            seen.fresh.insert(file, Instant::now());
+            seen.asked.insert(file, Asked { at: Instant::now(), answered: false });
         }
-        if let Err(error) = flush(address, &file.path(&self.root)) {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.said.is_none_or(|at| at.elapsed() >= REPEAT) {
-                seen.said = Some(Instant::now());
-                tracing::warn!("{file}: served as it is on disk: rrdcached at {address}: {error}");
-            }
+        let flushed = flush(address, &file.path(&self.root));
+        let mut seen = self.seen();
+        if let Some(asked) = seen.asked.get_mut(&file) {
+            asked.answered = true;
         }
+        self.answered.notify_all();
+        if let Err(error) = flushed
+            && seen.said.is_none_or(|at| at.elapsed() >= REPEAT)
+        {
+            seen.said = Some(Instant::now());
+            tracing::warn!("{file}: served as it is on disk: rrdcached at {address}: {error}");
+        }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads a file, and when it was modified.
@@ -235,7 +268,11 @@ fn flush(address: &Address, path: &Path) -> io::Result<()> {
     };
     match address {
         Address::Unix(socket) => {
-            let mut stream = UnixStream::connect(socket)?;
+            let stream = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            // It bounds connect(2) as well, which waits while as many others do as may wait.
+            stream.set_write_timeout(Some(left()?))?;
+            stream.connect(&SockAddr::unix(socket)?)?;
+            let mut stream = UnixStream::from(OwnedFd::from(stream));
             stream.set_write_timeout(Some(left()?))?;
             stream.set_read_timeout(Some(left()?))?;
             stream.write_all(&line)?;
@@ -268,6 +305,11 @@ fn answer(stream: impl io::Read) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -294,6 +336,59 @@ mod tests {
         }
         assert_eq!(parse_range("bytes=-1", 0), Range::Unsatisfiable);
         assert_eq!(parse_range("bytes=0-", 0), Range::Unsatisfiable);
+    }
+
+    /// A file, and an rrdcached that stands in for one, as its side of the socket.
+    fn tree_of_one(directory: &Path) -> (Arc<Files>, File, UnixListener) {
+        let socket = directory.join("rrdcached.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let files = Files::new(directory, vec![(Address::Unix(socket), Share::default())]);
+        let file = "ipv4/bytes/aggregate/aggregate.ipv4.bytes.vlan00010.rrd".parse().unwrap();
+        (Arc::new(files), file, listener)
+    }
+
+    #[test]
+    fn whoever_asks_while_a_file_is_written_down_waits_for_that() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, file, listener) = tree_of_one(directory.path());
+        let first = thread::spawn({
+            let files = files.clone();
+            move || files.freshen(file)
+        });
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert!(line.starts_with("FLUSH "), "{line}");
+        let answered = Arc::new(AtomicBool::new(false));
+        let rrdcached = thread::spawn({
+            let answered = answered.clone();
+            move || {
+                // It takes its time, in which the second one asks.
+                thread::sleep(FLUSH_TIMEOUT / 5);
+                answered.store(true, Ordering::SeqCst);
+                stream.write_all(b"0 Successfully flushed\n").unwrap();
+            }
+        });
+        files.freshen(file);
+        assert!(answered.load(Ordering::SeqCst), "the second one was sent what was on disk");
+        rrdcached.join().unwrap();
+        first.join().unwrap();
+        // It is fresh now: rrdcached is not asked again.
+        files.freshen(file);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn an_rrdcached_that_takes_no_connections_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let (files, file, listener) = tree_of_one(directory.path());
+        // One may wait; then connect(2) does.
+        nix::sys::socket::listen(&listener, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let _waits = UnixStream::connect(directory.path().join("rrdcached.sock")).unwrap();
+        let start = Instant::now();
+        files.freshen(file);
+        assert!(start.elapsed() < 10 * FLUSH_TIMEOUT, "{:?}", start.elapsed());
     }
 
     proptest! {
