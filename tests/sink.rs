@@ -617,6 +617,26 @@ fn a_tree_on_the_daemons_host_is_known_as_far_as_it_was_written() {
 }
 
 #[test]
+fn a_directory_that_the_daemon_does_not_have_is_not_the_tree() {
+    if !is_root() || !daemon::is_installed() {
+        return;
+    }
+    // Empty, as the package makes it, while rrdcached's own tree is on its host.
+    for (options, created) in [(&["-B", "-R"][..], 20), (&["-B", "-P", "FLUSH,UPDATE"], 0)] {
+        let mut bench =
+            with_daemon(|at| daemon::Rrdcached::start_elsewhere(at, &at.join("rrd tree"), options));
+        let first = bench.write(&interval(&[1, 2], &[(1, 2)], START, START + 300));
+        assert_eq!((first.accepted, first.created), (created, created), "{first:?}");
+        for refusal in &first.refusals {
+            assert!(refusal.reason.contains("may not CREATE"), "{refusal:?}");
+        }
+        let second = bench.write(&interval(&[1, 2], &[], START + 300, START + 600));
+        assert_eq!((second.accepted, second.created), (created, 0), "{second:?}");
+        assert_eq!(fs::read_dir(bench.root()).unwrap().count(), 0, "nothing was made here");
+    }
+}
+
+#[test]
 fn directories_that_nobody_makes_are_named() {
     if !is_root() || !daemon::is_installed() {
         return;

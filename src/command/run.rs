@@ -384,7 +384,10 @@ pub(super) fn open_sinks(
 ) -> Result<Vec<Box<dyn Sink>>, RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = goes_through_rrdcached(config);
-    if let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
+    // Behind TCP the tree may be another host's, or on a disk that is not mounted.
+    let elsewhere = through_rrdcached && config.rrdcached_is_elsewhere();
+    if !elsewhere
+        && let Err(error) = std::fs::create_dir_all(&config.rrd_dir)
         && !through_rrdcached
     {
         return Err(tree_error(error));

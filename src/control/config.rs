@@ -199,6 +199,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether every rrdcached is on TCP, so that the tree may be on another host.
+    pub fn rrdcached_is_elsewhere(&self) -> bool {
+        self.rrdcached_sockets.iter().all(|address| matches!(address, Address::Tcp(..)))
+    }
+
     /// Reads `path`, or without one the first that exists of `../etc/ixpmanager.conf` beside the
     /// program, `/usr/local/etc/ixpmanager.conf` and `/etc/ixpmanager.conf`, as IXP Manager's
     /// scripts do (IXPManager/Config.pm). `overrides` are texts `key=value`: each takes the place

@@ -287,6 +287,11 @@ impl Feed {
         &self.tree
     }
 
+    /// Feeds `tree` from now on, instead of one that it was taken for.
+    pub fn set_tree(&mut self, tree: Tree) {
+        self.tree = tree;
+    }
+
     /// Reads the tree, the first time, and looks at the files that `interval` is the first to
     /// feed.
     pub fn prepare(&mut self, interval: &Interval) -> io::Result<()> {

@@ -30,10 +30,12 @@
 //! since the step's begin.) It makes some 700 files a second so, and their directories only with
 //! its option -R. `-O` is always given: without it an existing file would be overwritten.
 //!
-//! Where neither holds, files are made here all the same, and refused by the daemon by name. Of a
-//! tree that is only on the daemon's host, ZERO cannot be written: there the history of a new file
-//! is unknown, not zero, and the files of idle pairs are fed from their first traffic after our
-//! start.
+//! Where neither holds, files are made here all the same, and refused by the daemon by name.
+//!
+//! **Elsewhere.** A daemon on TCP may be on another host, and the tree with it: so it is where the
+//! root is not there, or is empty and the daemon does not see the file of the trial in it. Of such
+//! a tree ZERO cannot be written: there the history of a new file is unknown, not zero, and the
+//! files of idle pairs are fed from their first traffic after our start. Nothing is made here.
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -255,6 +257,8 @@ pub struct Rrdcached {
     feed: Feed,
     /// The name of the file with a history of zeros that the daemon copies.
     zero_name: String,
+    /// The root as it was named.
+    root: PathBuf,
     /// The root, escaped, with a slash behind.
     prefix: Vec<u8>,
     connection: Option<Connection>,
@@ -284,12 +288,9 @@ impl Rrdcached {
             }
             (tree, _) => tree?,
         };
-        let mut prefix = Vec::new();
-        push_escaped(&mut prefix, tree.root());
-        if !prefix.ends_with(b"/") {
-            prefix.push(b'/');
-        }
-        if prefix.len() + ARGUMENTS_BEHIND_ROOT_MAX > ARGUMENTS_MAX || prefix.contains(&b'\n') {
+        let prefix = prefix(tree.root());
+        let longest = prefix.len().max(self::prefix(&settings.root).len());
+        if longest + ARGUMENTS_BEHIND_ROOT_MAX > ARGUMENTS_MAX || prefix.contains(&b'\n') {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidFilename,
                 "rrdcached cannot take the path of the RRD tree",
@@ -307,6 +308,7 @@ impl Rrdcached {
             stop,
             feed: Feed::new(tree, settings.share, settings.create)
                 .with_aggregates(settings.aggregates),
+            root: settings.root,
             prefix,
             connection: None,
             announced: None,
@@ -503,8 +505,8 @@ impl Rrdcached {
         let open = || Connection::open(&self.address, self.timeout, &self.stop);
         let abilities = open()?.probe()?;
         let mut connection = Connection { abilities, ..open()? };
-        let zero = self.write_zero(span);
-        let answer = match &zero {
+        let mut zero = self.write_zero(span);
+        let mut answer = match &zero {
             Err(error) => format!("{}: {error}", self.feed.tree().root().display()),
             Ok(path) => {
                 let mut line = b"UPDATE ".to_vec();
@@ -515,6 +517,18 @@ impl Rrdcached {
                 answer
             }
         };
+        if let Ok(path) = &zero
+            && matches!(self.address, Address::Tcp(..))
+            && answer.contains("No such file")
+            && self.feed.tree().is_empty()
+        {
+            let _ = std::fs::remove_file(path);
+            self.zero_secs = None;
+            zero = Err(io::ErrorKind::NotFound.into());
+            answer = format!("{}: rrdcached has another directory there", self.root.display());
+            self.feed.set_tree(Tree::remote(&self.root));
+            self.prefix = prefix(&self.root);
+        }
         let writes_ours = last_update_secs(&answer).is_some();
         if let (Ok(path), true) = (&zero, writes_ours) {
             // It was for the trial only.
@@ -765,6 +779,10 @@ impl<'a> Writer<'a> {
     /// Makes a file, or notes why not: then the update is sent all the same, because somebody else
     /// may have made it. An error if no file can be made.
     fn make(&mut self, attempt: &mut Attempt) -> Result<(), SinkError> {
+        if !self.tree.is_local() {
+            attempt.reason = Some("the tree is rrdcached's, which may not CREATE here".into());
+            return Ok(());
+        }
         let path = attempt.update.file.path(self.tree.root());
         match file::create(&path, self.span.creation_secs()) {
             Ok(true) => self.outcome.receipt.created += 1,
@@ -804,6 +822,16 @@ impl<'a> Writer<'a> {
         }
         lines.push(b'\n');
     }
+}
+
+/// The root of a tree, escaped, with a slash behind.
+fn prefix(root: &Path) -> Vec<u8> {
+    let mut prefix = Vec::new();
+    push_escaped(&mut prefix, root);
+    if !prefix.ends_with(b"/") {
+        prefix.push(b'/');
+    }
+    prefix
 }
 
 /// Whether rrdcached made no file because it cannot make any, in the words of strerror(3).

@@ -44,21 +44,42 @@ pub(crate) fn is_installed() -> bool {
     missing.is_empty()
 }
 
+/// A free port of the loopback address. Another process could take it before it is used; then the
+/// daemon does not start.
+fn free_port() -> Address {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    Address::Tcp("127.0.0.1".into(), port)
+}
+
 impl Rrdcached {
     /// Starts a daemon on a unix socket in `directory`, and waits until it answers.
     pub(crate) fn start(directory: &Path, options: &[&str]) -> Rrdcached {
-        Rrdcached::spawn(directory, options, Address::Unix(directory.join("rrdcached.sock")))
+        let address = Address::Unix(directory.join("rrdcached.sock"));
+        Rrdcached::spawn(Command::new("rrdcached"), directory, options, address)
     }
 
     /// Starts a daemon on a free port of the loopback address.
     pub(crate) fn start_tcp(directory: &Path, options: &[&str]) -> Rrdcached {
-        // Another process could take the port between these lines; then the daemon does not start.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Rrdcached::spawn(directory, options, Address::Tcp("127.0.0.1".into(), port))
+        Rrdcached::spawn(Command::new("rrdcached"), directory, options, free_port())
     }
 
-    fn spawn(directory: &Path, options: &[&str], address: Address) -> Rrdcached {
-        let mut command = Command::new("rrdcached");
+    /// The same, to whom another directory stands in the place of `covered`, as on another host:
+    /// only root can do that.
+    pub(crate) fn start_elsewhere(directory: &Path, covered: &Path, options: &[&str]) -> Rrdcached {
+        let other = directory.join("other");
+        std::fs::create_dir(&other).unwrap();
+        let mut command = Command::new("unshare");
+        let script = r#"mount --bind "$0" "$1" && shift && exec rrdcached "$@""#;
+        command.args(["--mount", "sh", "-c", script]).arg(other).arg(covered);
+        Rrdcached::spawn(command, directory, options, free_port())
+    }
+
+    fn spawn(
+        mut command: Command,
+        directory: &Path,
+        options: &[&str],
+        address: Address,
+    ) -> Rrdcached {
         // In the foreground; nothing is written to disk by itself for an hour; all at the end.
         command
             .args(["-g", "-F", "-w", "3600", "-f", "7200", "-p"])

@@ -72,9 +72,7 @@ fn directory(config: &Config, through_rrdcached: bool, report: &mut Report) -> O
     const NAME: &str = "rrd_directory";
     let path = &config.rrd_dir;
     let subject = path.display();
-    let elsewhere =
-        || config.rrdcached_sockets.iter().all(|address| matches!(address, Address::Tcp(..)));
-    if through_rrdcached && elsewhere() && !path.exists() {
+    if through_rrdcached && config.rrdcached_is_elsewhere() && !path.exists() {
         report.ok(NAME, &subject, "not on this machine: taken to be on rrdcached's");
         return None;
     }
