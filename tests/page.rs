@@ -86,7 +86,9 @@ impl Browser {
         let attach = json!({ "targetId": blank["targetId"], "flatten": true });
         browser.session =
             Some(browser.command("Target.attachToTarget", &attach)["sessionId"].take());
-        for domain in ["Log", "Runtime", "Page"] {
+        // Processor time, which other processes of the machine do not lengthen.
+        browser.command("Performance.setTimeDomain", &json!({ "timeDomain": "threadTicks" }));
+        for domain in ["Log", "Runtime", "Page", "Performance"] {
             browser.command(&format!("{domain}.enable"), &json!({}));
         }
         browser
@@ -219,6 +221,16 @@ impl Browser {
         (at[0].as_f64().unwrap(), at[1].as_f64().unwrap())
     }
 
+    /// How often the page has been updated, and the seconds of processor time that its main thread
+    /// has taken for scripts, layout, painting and all else.
+    fn pace(&mut self) -> (f64, f64) {
+        let updates = self.evaluate("Number(document.body.dataset.updates || 0)");
+        let metrics = self.command("Performance.getMetrics", &json!({}));
+        let metrics = metrics["metrics"].as_array().unwrap();
+        let task = metrics.iter().find(|metric| metric["name"] == "TaskDuration").unwrap();
+        (updates.as_f64().unwrap(), task["value"].as_f64().unwrap())
+    }
+
     /// Writes what is to be seen into the directory that `IXFLOW_SCREENSHOTS` names, if it does.
     fn screenshot(&mut self, name: &str) {
         let Some(directory) = std::env::var_os("IXFLOW_SCREENSHOTS") else { return };
@@ -246,11 +258,18 @@ impl Drop for Browser {
 fn start(flush_secs: u32) -> (Site, Ixflow, String, Speaker) {
     let site = Site::with_counters();
     let flush = format!("sflow_flush_secs={flush_secs}");
-    let daemon = site.start(&["sflow_http_listen=127.0.0.1:0", &flush]);
-    daemon.wait_table("new table: ");
+    let (daemon, url) = start_at(&site, &[&flush]);
     let voice = Speaker::start(&site.fabric, daemon.address());
-    let url = format!("http://{}/", daemon.http());
     (site, daemon, url, voice)
+}
+
+/// A daemon with a table and a page, and the page's address.
+fn start_at(site: &Site, set: &[&str]) -> (Ixflow, String) {
+    let set: Vec<_> = [&["sflow_http_listen=127.0.0.1:0"], set].concat();
+    let daemon = site.start(&set);
+    daemon.wait_table("new table: ");
+    let url = format!("http://{}/", daemon.http());
+    (daemon, url)
 }
 
 /// Waits until there are files to draw: without, the browser logs that a graph is not found.
@@ -488,6 +507,147 @@ fn a_narrow_window_does_not_scroll_sideways() {
         browser.evaluate("scrollTo(0, 1800)");
         browser.screenshot(&format!("{width}-{scheme}-end.png"));
     }
+    browser.assert_content();
+    drop(voice);
+    daemon.stop();
+}
+
+#[test]
+fn a_thousand_vlis_can_be_gone_into_and_do_not_hold_the_tab_up() {
+    if !has_chromium() {
+        return;
+    }
+    let site = Site::with_fabric("members = 1000\nipv6_share = 0.3");
+    // Nobody writes: the files of so many pairs take gigabytes, and are not looked at here.
+    let nobody = format!("sflow_rrdcached_socket=unix:{}", site.path("nobody.sock").display());
+    let (daemon, url) = start_at(&site, &["sflow_rrdcached=1", &nobody]);
+    let voice = Speaker::start_at(&site.fabric, daemon.address(), 20_000);
+    let mut browser = Browser::start();
+    browser.open(&url, (1_440, 1_000), "light");
+    browser
+        .wait("typeof state === 'object' && state.view?.ready && state.view.cells.length > 1000");
+    browser.screenshot("1440-light-thousand.png");
+    let [mut shown, mut group] = [1_000, 1_000];
+    while group > 1 {
+        let view = browser.evaluate(
+            "(({ order, rows, cells }) => [order.length, rows.to - rows.from + 1, rows.group,
+                cells.length, count(rows)])(state.view)",
+        );
+        let [vlis, ranks, in_a_cell, cells, rows] =
+            [0, 1, 2, 3, 4].map(|index| view[index].as_u64().unwrap());
+        assert_eq!(vlis, 1_000);
+        assert!(ranks <= shown && in_a_cell < group, "{view}");
+        // Those that the eye can tell apart, and the canvas draws at once.
+        assert!(rows <= 96 && (1..=96 * 96).contains(&cells), "{view}");
+        (shown, group) = (ranks, in_a_cell);
+        let note = browser.evaluate("$('matrix-note').textContent");
+        let says = format!("a cell is {group} × {group} VLIs");
+        assert_eq!(note.as_str().unwrap().contains(&says), group > 1, "{note}");
+        if group > 1 {
+            let busiest = browser.evaluate("state.view.cells[0].slice(0, 2)");
+            let [row, column] = [0, 1].map(|index| busiest[index].as_u64().unwrap());
+            let at = browser.cell(row, column);
+            browser.click(at);
+            browser.wait(&format!("state.view.rows.to - state.view.rows.from + 1 < {shown}"));
+            browser.wait("!$('out').hidden");
+        }
+    }
+    browser.screenshot("1440-light-thousand-within.png");
+    browser.evaluate("while (!$('out').hidden && state.zoom.length) $('out').click()");
+    browser.wait("state.view.rows.to === 999 && $('out').hidden");
+
+    // The whole of it, while it updates by itself: what an update takes of the main thread.
+    let before = browser.pace();
+    browser.wait(&format!("document.body.dataset.updates >= {} + 5", before.0));
+    let after = browser.pace();
+    let secs = (after.1 - before.1) / (after.0 - before.0);
+    eprintln!("an update of a thousand VLIs takes {secs:.3} s of the main thread");
+    assert!(secs < 0.5, "an update, every two seconds, takes {secs} s");
+    browser.assert_content();
+    drop(voice);
+    daemon.kill();
+}
+
+#[test]
+fn the_page_asks_for_the_token_and_keeps_it() {
+    if !has_chromium() {
+        return;
+    }
+    let site = Site::with_counters();
+    let (daemon, url) = start_at(&site, &["sflow_http_token=not-to-be-told"]);
+    let voice = Speaker::start(&site.fabric, daemon.address());
+    let mut browser = Browser::start();
+    browser.open(&url, (1_000, 900), "light");
+    browser.wait("!$('token-form').hidden");
+    browser.screenshot("1000-light-token.png");
+    assert_eq!(browser.evaluate("$('main').hidden"), true);
+    assert_eq!(browser.evaluate("document.activeElement.id"), "token");
+    for (token, accepted) in [("not-to-be-tol", false), ("not-to-be-told", true)] {
+        browser.evaluate("$('token').select()");
+        browser.command("Input.insertText", &json!({ "text": token }));
+        browser.key("Enter", 13);
+        if accepted {
+            browser.wait(BUSY);
+        } else {
+            // Asked anew with it, and refused.
+            browser.wait("token === 'not-to-be-tol' && !running");
+            browser.wait("$('health-text').textContent.includes('missing or wrong')");
+        }
+        for (part, hidden) in [("token-form", accepted), ("main", !accepted)] {
+            assert_eq!(browser.evaluate(&format!("$('{part}').hidden")), hidden, "{token}");
+        }
+    }
+    let refused = |event: &Value| {
+        event["params"]["entry"]["text"].as_str().is_some_and(|text| text.contains(" 401 "))
+    };
+    assert!(!browser.complaints.is_empty());
+    browser.complaints.retain(|event| !refused(event));
+    browser.open(&url, (1_000, 900), "light");
+    browser.wait(BUSY);
+    assert_eq!(browser.evaluate("$('token-form').hidden"), true);
+    assert!(!browser.evaluate("location.href").as_str().unwrap().contains("told"));
+    browser.assert_content();
+    drop(voice);
+    daemon.stop();
+}
+
+#[test]
+fn another_vlan_is_chosen() {
+    if !has_chromium() {
+        return;
+    }
+    let site = Site::with_fabric(ixflow::simulate::DEFAULT_FABRIC);
+    let (daemon, url) = start_at(&site, &[]);
+    let voice = Speaker::start(&site.fabric, daemon.address());
+    let mut browser = Browser::start();
+    browser.open(&url, (1_000, 900), "light");
+    browser.wait(BUSY);
+    let lans = browser.evaluate("state.view.lans");
+    assert_eq!(browser.evaluate("$('lan').options.length"), lans.as_array().unwrap().len());
+    assert_eq!(browser.evaluate("state.view.lan.vlan"), lans[0]["vlan"]);
+    assert_ne!(lans[0]["vlan"], lans[1]["vlan"]);
+    browser.evaluate("$('lan').focus()");
+    browser.key("ArrowDown", 40);
+    let vlan = &lans[1]["vlan"];
+    let shown = browser.wait(&format!(
+        "state.view.lan.vlan === {vlan} && {{ order: state.view.order, note:
+            $('matrix-note').textContent, pairs: state.view.pairs.length }}"
+    ));
+    let query = format!("/live.json?infrastructure={}&vlan={vlan}", lans[1]["infrastructure"]);
+    let view = get(daemon.http(), &query).json();
+    let members = |order: &Value| {
+        let ids = order.as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
+        ids.collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(members(&shown["order"]), members(&view["order"]));
+    let note = format!("{} VLIs, busiest first", lans[1]["vlis"]);
+    assert!(shown["note"].as_str().unwrap().starts_with(&note), "{shown}");
+    // It stays chosen over the updates, with one protocol too.
+    browser.evaluate("document.querySelector('[name=protocol][value=ipv6]').click()");
+    let updates = browser.evaluate("Number(document.body.dataset.updates)");
+    browser.wait(&format!("document.body.dataset.updates > {updates} + 1"));
+    browser.wait("state.view.protocol === 'ipv6'");
+    assert_eq!(&browser.evaluate("state.view.lan.vlan"), vlan);
     browser.assert_content();
     drop(voice);
     daemon.stop();

@@ -73,10 +73,15 @@ impl Site {
 
     /// A site whose portal answers, and whose ports tell their counters every second.
     pub(crate) fn with_counters() -> Site {
+        Site::with_fabric(
+            "members = 4\nipv6_share = 0.3\nsampling_rate = 509\ncounters_interval_secs = 1",
+        )
+    }
+
+    /// A site of a fabric by its description, whose portal answers.
+    pub(crate) fn with_fabric(description: &str) -> Site {
         let mut site = Site::without_portal();
-        let fabric =
-            "members = 4\nipv6_share = 0.3\nsampling_rate = 509\ncounters_interval_secs = 1";
-        site.fabric = Fabric::from_toml(fabric).unwrap();
+        site.fabric = Fabric::from_toml(description).unwrap();
         site.start_portal();
         site
     }
@@ -307,8 +312,13 @@ pub(crate) struct Speaker {
 
 impl Speaker {
     pub(crate) fn start(fabric: &Fabric, to: SocketAddr) -> Speaker {
+        Speaker::start_at(fabric, to, 500)
+    }
+
+    /// The same with so many samples a second.
+    pub(crate) fn start_at(fabric: &Fabric, to: SocketAddr, samples_per_sec: u32) -> Speaker {
         let stop = Arc::new(AtomicBool::new(false));
-        let mut generator = fabric.generator(Clock::System.now_millis(), 500);
+        let mut generator = fabric.generator(Clock::System.now_millis(), samples_per_sec);
         let thread = std::thread::spawn({
             let stop = stop.clone();
             move || {

@@ -46,10 +46,18 @@ const weight = (value) => value <= 0 || state.max <= 0 ? 0 : Math.max(0.08, 1 + 
 async function ask(path) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const answer = await fetch(path, { headers, cache: "no-store" });
-  if (answer.status === 401) { $("token-form").hidden = false; throw new Error("the token is missing or wrong"); }
+  needToken(answer.status === 401);
+  if (answer.status === 401) throw new Error("the token is missing or wrong");
   if (!answer.ok) throw new Error(`${path}: HTTP ${answer.status}`);
-  $("token-form").hidden = true;
   return answer;
+}
+// Nothing is to be seen without it, so that it is all that is shown.
+function needToken(need) {
+  const form = $("token-form");
+  if (form.hidden !== need) return;
+  form.hidden = !need;
+  $("main").hidden = need;
+  if (need) $("token").focus();
 }
 
 function element(name, text, className) {
@@ -285,7 +293,8 @@ async function showGraphs() {
       return element("p", `No graph of ${protocol} ${unit} yet: the file is made at the first flush.`);
     }
   }));
-  if (whom === shownGraphs) $("pictures").replaceChildren(...made);
+  const wanted = document.querySelector("[name=period]:checked").value;
+  if (whom === shownGraphs && period === wanted) $("pictures").replaceChildren(...made);
 }
 
 let running = false;
