@@ -476,6 +476,7 @@ fn try_lock(file: &fs::File) -> io::Result<bool> {
         #[cfg(target_os = "freebsd")]
         l_sysid: 0,
     };
+    // A lock of this open file alone, which FreeBSD does not have: there it is the process's.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let lock = FcntlArg::F_OFD_SETLK(&whole);
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
