@@ -703,7 +703,7 @@ pub const KEYS: &[Key<Config>] = &[
         name: "sflow_rrddir",
         expected: "a directory",
         default: DEFAULT_RRD_DIR,
-        meaning: "Root of the RRD files.",
+        meaning: "Root of the RRD files; made at the start, unless every rrdcached is on TCP.",
         list: false,
         set: |config, text| keep(&mut config.rrd_dir, Some(text.into())),
         show: |config| Some(config.rrd_dir.display().to_string().into()),
