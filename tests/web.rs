@@ -153,6 +153,17 @@ fn dashboard_and_alerts_name_metrics_that_exist() {
             assert!(METRICS.iter().any(|metric| metric.name == name), "{name}");
         }
     }
+    // Expressions of several lines would not be seen above.
+    assert!(!rules_alone.contains("expr: |") && !rules_alone.contains("expr: >"));
+    let reasons = rules_alone.split("reason=~\"").skip(1).flat_map(|rest| {
+        let names = rest.split('"').next().unwrap_or_default();
+        names.split('|')
+    });
+    let reasons: Vec<_> = reasons.collect();
+    assert!(!reasons.is_empty());
+    for reason in reasons {
+        assert!(Loss::ALL.iter().any(|loss| loss.name() == reason), "{reason}");
+    }
     if has_promtool() {
         for arguments in
             [["check", "rules", "ixflow.rules.yml"], ["test", "rules", "ixflow.test.yml"]]
