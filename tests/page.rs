@@ -86,8 +86,6 @@ impl Browser {
         let attach = json!({ "targetId": blank["targetId"], "flatten": true });
         browser.session =
             Some(browser.command("Target.attachToTarget", &attach)["sessionId"].take());
-        // Processor time, which other processes of the machine do not lengthen.
-        browser.command("Performance.setTimeDomain", &json!({ "timeDomain": "threadTicks" }));
         for domain in ["Log", "Runtime", "Page", "Performance"] {
             browser.command(&format!("{domain}.enable"), &json!({}));
         }
@@ -222,13 +220,14 @@ impl Browser {
     }
 
     /// How often the page has been updated, and the seconds of processor time that its main thread
-    /// has taken for scripts, layout, painting and all else.
+    /// has taken for scripts, layout, painting and all else: other processes of the machine do not
+    /// lengthen it.
     fn pace(&mut self) -> (f64, f64) {
         let updates = self.evaluate("Number(document.body.dataset.updates || 0)");
         let metrics = self.command("Performance.getMetrics", &json!({}));
         let metrics = metrics["metrics"].as_array().unwrap();
-        let task = metrics.iter().find(|metric| metric["name"] == "TaskDuration").unwrap();
-        (updates.as_f64().unwrap(), task["value"].as_f64().unwrap())
+        let time = metrics.iter().find(|metric| metric["name"] == "ThreadTime").unwrap();
+        (updates.as_f64().unwrap(), time["value"].as_f64().unwrap())
     }
 
     /// Writes what is to be seen into the directory that `IXFLOW_SCREENSHOTS` names, if it does.
