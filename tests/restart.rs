@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ixflow::flush::format::{Saved, decode_saved, encode_saved};
+use ixflow::flush::format::{Saved, VERSION, decode_saved, encode_saved};
 use ixflow::simulate::{Fabric, Truth};
 use ixflow::sink::Consolidation;
 use ixflow::sink::STEP_SECS;
@@ -163,8 +163,9 @@ fn a_state_file_that_cannot_be_read_is_set_aside_and_said() {
     newer[8] = 7;
     let mut damaged = whole.clone();
     damaged[30] ^= 4;
+    let of_newer = format!("version 7, of a newer ixflow: expected up to {VERSION}");
     for (bytes, reason) in [
-        (newer, "version 7, of a newer ixflow: expected up to 1"),
+        (newer, of_newer.as_str()),
         (damaged, "the checksum is wrong"),
         (whole[..20].to_vec(), "20 bytes: expected"),
         (b"<html>".to_vec(), "not the saved counts of ixflow"),
