@@ -27,6 +27,8 @@
 //! that a rate is never spread over a hole.
 
 use std::io;
+use std::thread::ScopedJoinHandle;
+use std::time::Duration;
 
 use crate::finding::Finding;
 use crate::flush::Interval;
@@ -61,11 +63,17 @@ pub const DATA_SOURCES: [&str; 2] = ["traffic_in", "traffic_out"];
 /// The share of unknown values up to which a consolidated value is still known.
 pub const XFILES_FACTOR: f64 = 0.5;
 
+/// How long what goes on is waited for once the daemon is to end: an answer of rrdcached, reading
+/// the tree. A write that goes on is not cut off.
+pub const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// Refusals that a [`Receipt`] names; further ones are only counted.
 pub const REFUSALS_MAX: usize = 16;
 
 /// The names of what [`Sink::findings`] says.
 pub const FINDINGS: &[&str] = &[
+    "sink_away",
+    "disk_full",
     "files_left_alone",
     "files_of_former_vlis",
     "lost_after_ack",
@@ -198,10 +206,26 @@ pub enum SinkError {
         /// Who.
         target: String,
     },
-    /// No answer came in time, and the daemon is to end.
-    #[error("no answer, and the daemon is to end")]
+    /// No answer came in time, or the tree was not read in time, and the daemon is to end.
+    #[error("not done in time, and the daemon is to end")]
     Stopped,
 }
+
+impl SinkError {
+    /// Whether there is no room on the disk, by the system's error or rrdcached's words for it.
+    fn is_no_room(&self) -> bool {
+        match self {
+            SinkError::Unreachable { error, .. } => {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            SinkError::Unusable { answer, .. } => NO_ROOM.iter().any(|why| answer.contains(why)),
+            SinkError::Renewed { .. } | SinkError::Stopped => false,
+        }
+    }
+}
+
+/// What strerror(3) says where there is no room.
+const NO_ROOM: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
 
 /// Somewhere that intervals are written to.
 pub trait Sink: Send {
@@ -249,6 +273,11 @@ pub trait Sink: Send {
     fn findings(&self) -> Vec<Finding> {
         Vec::new()
     }
+}
+
+/// What a thread came to; its panic is the caller's.
+fn join<T>(hand: ScopedJoinHandle<'_, T>) -> T {
+    hand.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Whether an error is not of one file: the file system is full, read-only or gone.

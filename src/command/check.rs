@@ -25,6 +25,7 @@ use crate::control::api;
 use crate::control::config::{Config, ConfigError};
 use crate::finding::{Finding, Level};
 use crate::receive::UdpSockets;
+use crate::sink::rrdcached::user_name;
 use crate::{sightings, sink};
 
 use super::run::LOCK_FILE;
@@ -310,9 +311,7 @@ fn writable_directory(path: &Path) -> Result<bool, String> {
 
 /// Rights are those of the user that runs the check, who may not be the daemon's.
 fn who_am_i() -> String {
-    let id = nix::unistd::geteuid();
-    let name = nix::unistd::User::from_uid(id).ok().flatten().map(|user| user.name);
-    format!("checked as {}", name.unwrap_or_else(|| format!("user {id}")))
+    format!("checked as {}", user_name(nix::unistd::geteuid()))
 }
 
 /// A time in one unit.

@@ -401,7 +401,7 @@ pub(super) fn open_sinks(
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
         let direct = Direct::new(tree, config.create, direct::default_threads())
-            .map(|direct| direct.with_aggregates(config.aggregates));
+            .map(|direct| direct.with_aggregates(config.aggregates).stopping(stop.clone()));
         Ok(vec![Box::new(direct.map_err(tree_error)?)])
     }
 }

@@ -6,7 +6,9 @@
 //! that cannot be read, are refused by name.
 //!
 //! **Threads.** The updates of a directory go to one thread, in the order of the paths, and the
-//! directory is opened once. Each thread has what it needs for itself; the outcomes are merged.
+//! directory is opened once. Each thread has what it needs for itself; the outcomes are merged. The
+//! thread that hands them out writes, too, what the others have no time for: one more, which
+//! would only hand out, would take the processor from them.
 //!
 //! **Locks.** A file is locked as librrd locks it (fcntl(2), a write lock of the whole file, not
 //! waited for), from before its header is read until it is closed: `rrdtool` and other writers, and
@@ -20,17 +22,17 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, SendError, bounded};
+use crossbeam_channel::{Receiver, bounded};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
@@ -43,7 +45,7 @@ use crate::sink::header::is_unfed;
 use crate::sink::librrd::{self, is_locked};
 use crate::sink::{
     Aggregates, Create, Feed, File, Lead, Outcome, Receipt, Share, Sink, SinkError, Span, Tree,
-    Update, concerns_all,
+    Update, concerns_all, join,
 };
 
 /// Threads that write, where there are as many processors: more help where the header of a file is
@@ -93,6 +95,12 @@ impl Direct {
     pub fn with_aggregates(self, aggregates: Aggregates) -> Direct {
         Direct { feed: self.feed.with_aggregates(aggregates), ..self }
     }
+
+    /// The same, with `stop` saying that the daemon is to end.
+    pub fn stopping(mut self, stop: Arc<AtomicBool>) -> Direct {
+        self.feed.set_stop(stop);
+        self
+    }
 }
 
 /// As many threads as pay on this machine.
@@ -127,36 +135,43 @@ impl Direct {
 impl Sink for Direct {
     fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
         let root = self.root()?;
-        self.feed.prepare(interval).map_err(|error| unreachable(&root, error))?;
+        self.feed.prepare(interval)?;
         let shared = Shared::new(&root, self.feed.span(interval));
         let (walk, outcomes) = thread::scope(|scope| {
-            let (sender, chunks) = bounded(CHUNKS_WAITING * self.threads);
-            let hands: Vec<_> = (0..self.threads)
+            let others = self.threads - 1;
+            let (sender, chunks) = bounded(CHUNKS_WAITING * others);
+            let hands: Vec<_> = (0..others)
                 .map(|_| {
                     let (shared, chunks) = (&shared, chunks.clone());
                     scope.spawn(move || Hand::new(shared).run(&chunks))
                 })
                 .collect();
             drop(chunks);
-            let mut chunk: Vec<Update> = Vec::new();
-            // Fails if all threads have given up: the first one of them knows why.
+            let mut own = Hand::new(&shared);
+            let mut chunk: Vec<Update> = Vec::with_capacity(CHUNK_UPDATES);
             let walk = self.feed.try_each(interval, |update| {
                 let full = chunk.len() == CHUNK_UPDATES;
                 let elsewhere = |last: &Update| directory(last.file) != directory(update.file);
                 if full || chunk.last().is_some_and(elsewhere) {
-                    let next = Vec::with_capacity(CHUNK_UPDATES);
-                    sender.send(std::mem::replace(&mut chunk, next))?;
+                    chunk = match sender.try_send(std::mem::take(&mut chunk)) {
+                        Ok(()) => Vec::with_capacity(CHUNK_UPDATES),
+                        // The others have enough to do, or have given up, and know why.
+                        Err(error) => own.write_all(error.into_inner())?,
+                    };
                 }
                 chunk.push(update);
-                Ok::<_, SendError<Vec<Update>>>(())
+                Ok::<_, SinkError>(())
             });
-            let _ = sender.send(chunk);
+            // What waits is done by all, to the end.
             drop(sender);
-            let join = |hand: thread::ScopedJoinHandle<'_, _>| {
-                hand.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            let outcomes = hands.into_iter().map(join).collect::<Result<Vec<Outcome>, _>>()?;
-            Ok::<_, SinkError>((walk.unwrap_or_default(), outcomes))
+            let own = walk.and_then(|walk| {
+                own.write_all(chunk)?;
+                Ok((walk, own.finish()?))
+            });
+            let mut outcomes = hands.into_iter().map(join).collect::<Result<Vec<Outcome>, _>>()?;
+            let (walk, outcome) = own?;
+            outcomes.push(outcome);
+            Ok::<_, SinkError>((walk, outcomes))
         })?;
         let outcome = outcomes.into_iter().fold(Outcome::default(), Outcome::merge);
         Ok(self.feed.commit(interval, walk, outcome))
@@ -292,15 +307,21 @@ impl<'a> Hand<'a> {
     /// Writes all chunks; what it did with them.
     fn run(mut self, chunks: &Receiver<Vec<Update>>) -> Result<Outcome, SinkError> {
         for chunk in chunks {
-            for update in chunk {
-                // An error of another thread: the interval is given again.
-                if self.shared.broken.load(Ordering::Relaxed) {
-                    return Ok(self.outcome);
-                }
-                self.write(update, AGAIN_MAX)?;
-            }
+            self.write_all(chunk)?;
         }
         self.finish()
+    }
+
+    /// Writes a chunk, and gives its room back.
+    fn write_all(&mut self, mut chunk: Vec<Update>) -> Result<Vec<Update>, SinkError> {
+        for update in chunk.drain(..) {
+            // An error of another thread: the interval is given again.
+            if self.shared.broken.load(Ordering::Relaxed) {
+                break;
+            }
+            self.write(update, AGAIN_MAX)?;
+        }
+        Ok(chunk)
     }
 
     /// Tries files that were locked again; what became of all.
@@ -308,7 +329,7 @@ impl<'a> Hand<'a> {
         let mut wait = FIRST_WAIT;
         for left in (0..TRIES).rev() {
             let again = std::mem::take(&mut self.again);
-            if again.is_empty() {
+            if again.is_empty() || self.shared.broken.load(Ordering::Relaxed) {
                 break;
             }
             thread::sleep(wait);
@@ -409,7 +430,8 @@ impl<'a> Hand<'a> {
         if !try_lock(&file)? {
             return Err(Trouble::Locked);
         }
-        let file_bytes = file.metadata()?.len();
+        // Its length, for less than fstat(2) takes.
+        let file_bytes = (&file).seek(SeekFrom::End(0))?;
         match file.read_exact_at(self.header.bytes_mut(), 0) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 return Err(Trouble::Foreign(Foreign::Unreadable("it is shorter than a header")));

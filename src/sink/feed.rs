@@ -1,15 +1,16 @@
 //! From intervals to updates of files, and what the files have been fed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::header::{Fitness, is_unfed};
 use super::share::Share;
 use super::tree::{File, Tree, families, peer_of, push_decimal, slot};
 use super::verify::{SAMPLE_MAX, Sample, Verify};
 use super::waiting::Waiting;
-use super::{HEARTBEAT_SECS, REFUSALS_MAX, Receipt, Refusal, STEP_SECS};
+use super::{HEARTBEAT_SECS, LAST_WAIT, REFUSALS_MAX, Receipt, Refusal, STEP_SECS, SinkError};
 use crate::count::Traffic;
 use crate::finding::{Finding, Level};
 use crate::flush::{Interval, PairTraffic, VlanTraffic};
@@ -159,6 +160,29 @@ pub struct Feed {
     verify: Verify,
     /// Updates that were lost because too many files waited, in the last interval and in all.
     dropped: (u64, u64),
+    halt: Halt,
+}
+
+/// Whether reading the tree is to end.
+#[derive(Debug)]
+struct Halt {
+    /// The daemon is to end.
+    stop: Arc<AtomicBool>,
+    /// When reading went on for the first time although it is.
+    since: Mutex<Option<Instant>>,
+    /// For how long it does.
+    wait: Duration,
+}
+
+impl Halt {
+    fn go_on(&self) -> bool {
+        if !self.stop.load(Ordering::Relaxed) {
+            return true;
+        }
+        // One time stamp is behind the lock.
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.get_or_insert_with(Instant::now).elapsed() < self.wait
+    }
 }
 
 #[derive(Debug)]
@@ -273,6 +297,7 @@ impl Feed {
             made_in_vain: 0,
             verify: Verify::default(),
             dropped: (0, 0),
+            halt: Halt { stop: Arc::default(), since: Mutex::default(), wait: LAST_WAIT },
         }
     }
 
@@ -280,6 +305,11 @@ impl Feed {
     #[must_use]
     pub fn with_aggregates(self, aggregates: Aggregates) -> Feed {
         Feed { aggregates, ..self }
+    }
+
+    /// From now on `stop` says that the daemon is to end.
+    pub fn set_stop(&mut self, stop: Arc<AtomicBool>) {
+        self.halt.stop = stop;
     }
 
     /// The tree.
@@ -293,16 +323,27 @@ impl Feed {
     }
 
     /// Reads the tree, the first time, and looks at the files that `interval` is the first to
-    /// feed.
-    pub fn prepare(&mut self, interval: &Interval) -> io::Result<()> {
-        self.tree.scan_share(&self.share)?;
+    /// feed: of a large tree on a cold disk that takes minutes.
+    ///
+    /// # Errors
+    ///
+    /// The tree cannot be read, or the daemon is to end and it would take longer than
+    /// [`LAST_WAIT`].
+    pub fn prepare(&mut self, interval: &Interval) -> Result<(), SinkError> {
+        let go_on = || self.halt.go_on();
+        let scanned = self.tree.scan_share(&self.share, go_on).map_err(|error| {
+            SinkError::Unreachable { target: self.tree.root().display().to_string(), error }
+        })?;
+        if !scanned {
+            return Err(SinkError::Stopped);
+        }
         let mut vlis = table_vlis(interval);
         vlis.extend(interval.pairs.iter().flat_map(|pair| [pair.source, pair.destination]));
         vlis.sort_unstable();
         vlis.dedup();
         let (mut differing, mut unfit) = (0, 0);
         let standing = &mut self.unfit;
-        self.tree.examine(&vlis, |file, fitness| match fitness {
+        let finished = self.tree.examine(&vlis, go_on, |file, fitness| match fitness {
             Fitness::Usual => {}
             Fitness::Differs(how) => {
                 differing += 1;
@@ -324,7 +365,7 @@ impl Feed {
         if unfit > REFUSALS_MAX {
             tracing::warn!("{} more files are left alone", unfit - REFUSALS_MAX);
         }
-        Ok(())
+        if finished { Ok(()) } else { Err(SinkError::Stopped) }
     }
 
     /// See [`Sink::pace`](super::Sink::pace).
@@ -924,6 +965,54 @@ mod tests {
             let ulps = truth.to_bits().abs_diff(stored.to_bits());
             proptest::prop_assert!(ulps <= 3, "{} ulps", ulps);
         }
+    }
+
+    /// Would break if a daemon that is to end read all of a large tree first, or if what it had
+    /// not looked at were fed unseen afterwards.
+    #[test]
+    fn a_tree_that_is_being_read_does_not_hold_up_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let ids: Vec<u32> = (1..=40).collect();
+        let mut foreign = 0;
+        for (vli, peer) in ids.iter().flat_map(|&vli| ids.iter().map(move |&peer| (vli, peer))) {
+            let name = format!("p2p.ipv4.bytes.src-{vli:05}.dst-{peer:05}.rrd");
+            let path = directory.path().join(format!("ipv4/bytes/p2p/src-{vli:05}"));
+            std::fs::create_dir_all(&path).unwrap();
+            // Headers of one data source: what has been looked at is left alone.
+            let mut header = [0; 128];
+            header[..4].copy_from_slice(b"RRD\0");
+            header[16..24].copy_from_slice(&8.642135E130f64.to_le_bytes());
+            header[24] = 1;
+            std::fs::write(path.join(name), header).unwrap();
+            foreign += 1;
+        }
+        let lans = [lan(1, 10, &ids)];
+        let interval = interval(&lans, &[]);
+        let tree = Tree::open(directory.path()).unwrap();
+        let mut feed = Feed::new(tree, Share::default(), Create::OnTraffic);
+        let stop = Arc::new(AtomicBool::new(true));
+        feed.set_stop(stop.clone());
+        feed.halt.wait = Duration::ZERO;
+        assert!(matches!(feed.prepare(&interval), Err(SinkError::Stopped)));
+        assert!(feed.tree().is_empty(), "the directories were read");
+        // Told in the middle of the headers: each reader ends the one that it reads.
+        stop.store(false, Ordering::Relaxed);
+        feed.tree.scan_share(&Share::default(), || true).unwrap();
+        assert_eq!(feed.tree().len(), foreign);
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let go_on = || asked.fetch_add(1, Ordering::Relaxed) < 100;
+        let vlis = table_vlis(&interval);
+        assert!(!feed.tree.examine(&vlis, go_on, |_, _| {}));
+        let left = feed.tree().len();
+        assert!((foreign - 100..foreign).contains(&left), "{left} of {foreign}");
+        assert!(asked.into_inner() < 120);
+        // A stop that is not heeded yet, because little is left: the rest is looked at.
+        stop.store(true, Ordering::Relaxed);
+        feed.halt = Halt { stop, since: Mutex::default(), wait: LAST_WAIT };
+        feed.prepare(&interval).unwrap();
+        assert!(feed.tree().is_empty());
+        let left_alone = feed.findings().into_iter().find(|it| it.name == "files_left_alone");
+        assert!(left_alone.is_some_and(|it| it.what.starts_with(&format!("{left} files"))));
     }
 
     #[test]

@@ -38,9 +38,11 @@
 //! files of idle pairs are fed from their first traffic after our start. Nothing is made here.
 
 use std::fmt;
+use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -49,6 +51,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::unistd::{Gid, Group, Uid, User};
 use tracing::{info, warn};
 
 use crate::finding::Finding;
@@ -56,9 +59,9 @@ use crate::flush::Interval;
 use crate::sink::header::{Fitness, examine, is_unfed};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
-    ARCHIVES, Aggregates, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, Lead, Outcome, Receipt,
-    STEP_SECS, Sample, Share, Sink, SinkError, Span, Tree, Update, XFILES_FACTOR, concerns_all,
-    file, last_update_secs,
+    ARCHIVES, Aggregates, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, LAST_WAIT, Lead,
+    NO_ROOM, Outcome, Receipt, STEP_SECS, Sample, Share, Sink, SinkError, Span, Tree, Update,
+    XFILES_FACTOR, concerns_all, file, last_update_secs,
 };
 
 /// Updates in one exchange, at the most: as fast as ten thousand, and little to lose.
@@ -67,15 +70,15 @@ pub const CHUNK_LINES: usize = 1000;
 /// The port of rrdcached on TCP (rrdcached(1), option -l).
 pub const DEFAULT_PORT: u16 = 42217;
 
+/// Bytes of a batch that are sent before the next are made: rrdcached reads eight kilobytes at once.
+const PART_BYTES: usize = 32 << 10;
+
 /// Bytes of a command's arguments, at the most: the journal of rrdcached cuts a line at 4,096.
 const ARGUMENTS_MAX: usize = 4000;
 
 /// Bytes of an update's arguments behind the root, at the most: the path (under 100 with ids of
 /// ten digits), two stamps, and four values of twenty digits and a point.
 const ARGUMENTS_BEHIND_ROOT_MAX: usize = 100 + 2 * 22 + 4 * 23;
-
-/// How long an answer is waited for once the daemon is to end. A write that goes on is not cut off.
-pub const LAST_WAIT: Duration = Duration::from_secs(5);
 
 /// How often the stop flag is looked at while waiting.
 const TICK: Duration = Duration::from_millis(500);
@@ -301,14 +304,16 @@ impl Rrdcached {
             0 => ".ixflow-zero.rrd".to_owned(),
             number => format!(".ixflow-zero-{number}.rrd"),
         };
+        let mut feed =
+            Feed::new(tree, settings.share, settings.create).with_aggregates(settings.aggregates);
+        feed.set_stop(stop.clone());
         Ok(Rrdcached {
             zero_name,
             address: settings.address,
             timeout: settings.timeout,
             stop,
-            feed: Feed::new(tree, settings.share, settings.create)
-                .with_aggregates(settings.aggregates),
             root: settings.root,
+            feed,
             prefix,
             connection: None,
             announced: None,
@@ -389,10 +394,7 @@ impl Rrdcached {
     }
 
     fn write_once(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
-        self.feed.prepare(interval).map_err(|error| SinkError::Unreachable {
-            target: self.feed.tree().root().display().to_string(),
-            error,
-        })?;
+        self.feed.prepare(interval)?;
         let span = self.feed.span(interval);
         // Taken out, so that an error leaves no connection behind with answers unread.
         let renewed = self.connection.is_none() && self.announced.is_some();
@@ -522,7 +524,7 @@ impl Rrdcached {
             && answer.contains("No such file")
             && self.feed.tree().is_empty()
         {
-            let _ = std::fs::remove_file(path);
+            let _ = fs::remove_file(path);
             self.zero_secs = None;
             zero = Err(io::ErrorKind::NotFound.into());
             answer = format!("{}: rrdcached has another directory there", self.root.display());
@@ -533,7 +535,7 @@ impl Rrdcached {
         if let (Ok(path), true) = (&zero, writes_ours) {
             // It was for the trial only.
             self.zero_secs = None;
-            let _ = std::fs::remove_file(path);
+            let _ = fs::remove_file(path);
         }
         connection.maker =
             if abilities.create && !writes_ours { Maker::Daemon } else { Maker::Ourselves };
@@ -682,21 +684,23 @@ impl<'a> Writer<'a> {
 
     /// Sends every update once; returns those that have to be sent again.
     fn round(&mut self, mut chunk: Vec<Attempt>) -> Result<Vec<Attempt>, SinkError> {
+        if self.connection.maker == Maker::Ourselves {
+            // Before anything is sent, so that an error leaves nothing half said.
+            for attempt in chunk.iter_mut().filter(|attempt| !attempt.exists && !attempt.made) {
+                attempt.made = true;
+                self.make(attempt)?;
+            }
+        }
         let mut commands = Vec::with_capacity(chunk.len());
         self.lines.clear();
         for (index, attempt) in chunk.iter_mut().enumerate() {
-            if !attempt.exists && !attempt.made {
-                attempt.made = true;
-                match self.connection.maker {
-                    Maker::Ourselves => self.make(attempt)?,
-                    Maker::Daemon => {
-                        self.push_create(attempt);
-                        commands.push(Command::Create(index));
-                    }
-                }
-            }
             if attempt.unfit.is_some() {
                 continue;
+            }
+            if !attempt.exists && !attempt.made {
+                attempt.made = true;
+                self.push_create(attempt);
+                commands.push(Command::Create(index));
             }
             let lead = attempt.lead(&self.span);
             self.lines.extend_from_slice(b"UPDATE ");
@@ -706,6 +710,12 @@ impl<'a> Writer<'a> {
             attempt.update.write_values(&self.span, lead, &mut self.lines);
             self.lines.push(b'\n');
             commands.push(Command::Update(index));
+            if self.connection.abilities.batch && self.lines.len() >= PART_BYTES {
+                // It works on these while the next are made.
+                self.answered = false;
+                self.connection.send_part(&self.lines)?;
+                self.lines.clear();
+            }
         }
         let mut errors: Vec<Option<String>> = vec![None; chunk.len()];
         let mut made = 0;
@@ -836,9 +846,7 @@ fn prefix(root: &Path) -> Vec<u8> {
 
 /// Whether rrdcached made no file because it cannot make any, in the words of strerror(3).
 fn is_full(reason: &str) -> bool {
-    ["No space left on device", "Disk quota exceeded", "Read-only file system"]
-        .into_iter()
-        .any(|why| reason.contains(why))
+    NO_ROOM.iter().chain(&["Read-only file system"]).any(|why| reason.contains(why))
 }
 
 /// The answer to a command that the socket does not allow (option -P).
@@ -938,6 +946,8 @@ struct Connection {
     wait: Wait,
     abilities: Abilities,
     maker: Maker,
+    /// Parts of a batch were sent, and its end was not.
+    in_batch: bool,
 }
 
 /// How long to wait, and for whom.
@@ -1006,6 +1016,36 @@ impl Wait {
     }
 }
 
+/// A user of this system, by name if there is one.
+pub fn user_name(id: Uid) -> String {
+    let name = User::from_uid(id).ok().flatten().map(|user| user.name);
+    name.unwrap_or_else(|| format!("user {id}"))
+}
+
+/// Names both sides where a socket is denied: who asks, and whose it is.
+fn explain_denial(address: &Address, error: io::Error) -> io::Error {
+    let Address::Unix(path) = address else { return error };
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    let owner = fs::metadata(path).map_or_else(
+        |_| "its directory must not be entered".to_owned(),
+        |socket| {
+            let group = Group::from_gid(Gid::from_raw(socket.gid())).ok().flatten();
+            format!(
+                "the socket is of {} and group {}, mode {:04o}",
+                user_name(Uid::from_raw(socket.uid())),
+                group.map_or_else(|| socket.gid().to_string(), |group| group.name),
+                socket.mode() & 0o7777
+            )
+        },
+    );
+    io::Error::new(
+        error.kind(),
+        format!("{error}: ixflow runs as {}; {owner}", user_name(Uid::effective())),
+    )
+}
+
 impl Connection {
     fn open(
         address: &Address,
@@ -1017,9 +1057,10 @@ impl Connection {
             let writer = Stream::connect(address, timeout)?;
             Ok((BufReader::with_capacity(1 << 16, writer.try_clone()?), writer))
         };
-        let (reader, writer) = open().map_err(|error| wait.lost(error))?;
+        let (reader, writer) = open().map_err(|error| wait.lost(explain_denial(address, error)))?;
         let abilities = Abilities { batch: false, create: false };
-        Ok(Connection { reader, writer, wait, abilities, maker: Maker::Ourselves })
+        let maker = Maker::Ourselves;
+        Ok(Connection { reader, writer, wait, abilities, maker, in_batch: false })
     }
 
     /// Learns what the daemon allows, and spends the connection: the answer to an incomplete
@@ -1056,16 +1097,25 @@ impl Connection {
         }
     }
 
+    /// Sends a part of a batch, perhaps its first. Nothing is sent back before the end, so that this
+    /// cannot block for ever.
+    fn send_part(&mut self, lines: &[u8]) -> Result<(), SinkError> {
+        if !std::mem::replace(&mut self.in_batch, true) {
+            self.wait.write_all(&mut self.writer, b"BATCH\n")?;
+        }
+        self.wait.write_all(&mut self.writer, lines)
+    }
+
+    /// Sends the end of a batch, and reads its answers.
     fn exchange_batch(
         &mut self,
         lines: &[u8],
         count: usize,
         mut answer: impl FnMut(usize, Option<String>),
     ) -> Result<(), SinkError> {
-        // Nothing is sent back before the end, so that this cannot block for ever.
-        for part in [b"BATCH\n", lines, b".\n"] {
-            self.wait.write_all(&mut self.writer, part)?;
-        }
+        self.send_part(lines)?;
+        self.wait.write_all(&mut self.writer, b".\n")?;
+        self.in_batch = false;
         let go_ahead = self.read_line()?;
         if !go_ahead.starts_with('0') {
             return Err(self.unusable(go_ahead));

@@ -6,8 +6,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use super::header::{Fitness, examine};
+use super::join;
 use super::share::Share;
 use crate::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 
@@ -16,6 +19,9 @@ use crate::ixp::{InfrastructureId, IpProtocol, Unit, VlanTag, VliId};
 /// from 1).
 const AGGREGATES_FROM: u32 = TAG_AGGREGATES - 0x1000;
 const TAG_AGGREGATES: u32 = u32::MAX;
+
+/// Threads that look at the headers of files: as many reads as a disk does well at once.
+const READERS: usize = 8;
 
 /// Which files the RRD tree holds.
 ///
@@ -75,13 +81,18 @@ impl Tree {
 
     /// Reads which files there are, once. Directories that do not exist are empty.
     pub fn scan(&mut self) -> io::Result<()> {
-        self.scan_share(&Share::default())
+        self.scan_share(&Share::default(), || true).map(drop)
     }
 
-    /// Reads which files of a part of the tree there are, once.
-    pub fn scan_share(&mut self, share: &Share) -> io::Result<()> {
+    /// Reads which files of a part of the tree there are, once. False: `go_on`, which is asked
+    /// before every directory, says no.
+    pub(super) fn scan_share(
+        &mut self,
+        share: &Share,
+        go_on: impl Fn() -> bool,
+    ) -> io::Result<bool> {
         if self.scanned {
-            return Ok(());
+            return Ok(true);
         }
         for (protocol, unit) in families() {
             let family = self.root.join(protocol.name()).join(unit.name());
@@ -91,6 +102,9 @@ impl Tree {
             }
             let pairs = family.join("p2p");
             for entry in entries(&pairs)? {
+                if !go_on() {
+                    return Ok(false);
+                }
                 scan_directory(&pairs.join(entry?.file_name()), share, &mut keys)?;
             }
             keys.sort_unstable();
@@ -98,7 +112,7 @@ impl Tree {
             self.files[slot(protocol, unit)] = keys;
         }
         self.scanned = true;
-        Ok(())
+        Ok(true)
     }
 
     /// Number of files.
@@ -132,34 +146,73 @@ impl Tree {
 
     /// Looks at the files of these VLIs, and at the aggregates, as far as that was not done
     /// before. Those that cannot be fed are not in the tree any more; `report` is told of all
-    /// that are not as we make them.
-    pub(super) fn examine(&mut self, vlis: &[VliId], mut report: impl FnMut(File, &Fitness)) {
+    /// that are not as we make them. False: `go_on`, which is asked before every file, says no; what
+    /// is left is looked at the next time.
+    pub(super) fn examine(
+        &mut self,
+        vlis: &[VliId],
+        go_on: impl Fn() -> bool + Sync,
+        mut report: impl FnMut(File, &Fitness),
+    ) -> bool {
         if !self.local {
-            return;
+            return true;
         }
-        let mut unfit = Vec::new();
-        for (protocol, unit) in families() {
-            let slot = slot(protocol, unit);
-            for &vli in vlis.iter().chain(&[VliId(TAG_AGGREGATES)]) {
-                if !self.examined[slot].insert(vli.0) {
-                    continue;
-                }
-                let keys = &self.files[slot];
-                let first = if vli.0 == TAG_AGGREGATES { AGGREGATES_FROM } else { vli.0 };
-                let start = keys.partition_point(|&key| vli_of(key).0 < first);
-                for &key in keys[start..].iter().take_while(|&&key| vli_of(key) <= vli) {
+        let of_all = |(protocol, unit)| {
+            vlis.iter().chain(&[VliId(TAG_AGGREGATES)]).map(move |&vli| (protocol, unit, vli))
+        };
+        let parts: Vec<_> = families()
+            .flat_map(of_all)
+            .filter(|(protocol, unit, vli)| !self.examined[slot(*protocol, *unit)].contains(&vli.0))
+            .collect();
+        let next = AtomicUsize::new(0);
+        let read = || {
+            let mut seen = Vec::new();
+            while let Some(&(protocol, unit, vli)) = parts.get(next.fetch_add(1, Ordering::Relaxed))
+            {
+                let mut unusual = Vec::new();
+                for &key in self.keys_of(slot(protocol, unit), vli) {
+                    if !go_on() {
+                        return seen;
+                    }
                     let file = File::from_key(protocol, unit, key);
                     let fitness = examine(&file.path(&self.root));
                     if fitness != Fitness::Usual {
-                        report(file, &fitness);
-                    }
-                    if matches!(fitness, Fitness::Unfit(_)) {
-                        unfit.push(file);
+                        unusual.push((file, fitness));
                     }
                 }
+                seen.push((slot(protocol, unit), vli, unusual));
             }
+            seen
+        };
+        let seen: Vec<_> = thread::scope(|scope| {
+            let readers: Vec<_> =
+                (0..READERS.min(parts.len())).map(|_| scope.spawn(read)).collect();
+            readers.into_iter().flat_map(join).collect()
+        });
+        let finished = seen.len() == parts.len();
+        let mut unusual = Vec::new();
+        for (slot, vli, some) in seen {
+            self.examined[slot].insert(vli.0);
+            unusual.extend(some);
         }
+        // Whoever read them, they are told in the order of the tree.
+        unusual.sort_unstable_by_key(|(file, _)| (file.slot(), file.key()));
+        for (file, fitness) in &unusual {
+            report(*file, fitness);
+        }
+        unusual.retain(|(_, fitness)| matches!(fitness, Fitness::Unfit(_)));
+        let unfit: Vec<File> = unusual.into_iter().map(|(file, _)| file).collect();
         self.set_unfit(&unfit);
+        finished
+    }
+
+    /// The keys of a VLI in a slot, or of all aggregates.
+    fn keys_of(&self, slot: usize, vli: VliId) -> &[u64] {
+        let keys = &self.files[slot];
+        let first = if vli.0 == TAG_AGGREGATES { AGGREGATES_FROM } else { vli.0 };
+        let start = keys.partition_point(|&key| vli_of(key).0 < first);
+        let end = keys.partition_point(|&key| vli_of(key) <= vli);
+        &keys[start..end]
     }
 
     fn set_unfit(&mut self, files: &[File]) {
@@ -551,7 +604,7 @@ mod tests {
         assert!(paths.iter().all(|path| tree.contains(&path.parse().unwrap())));
         // Those of the VLIs that are asked for, and every aggregate, are looked at.
         let mut unfit = Vec::new();
-        tree.examine(&[VliId(1)], |file, _| unfit.push(file.to_string()));
+        assert!(tree.examine(&[VliId(1)], || true, |file, _| unfit.push(file.to_string())));
         unfit.sort();
         let mut all = paths;
         all.sort_unstable();
