@@ -88,6 +88,9 @@ pub struct WriteState {
     /// Updates that were lost because too many others waited for their files, or the daemon ended
     /// before they were made.
     pub dropped_before_creation: u64,
+    /// Intervals that `sflow_spool_bytes` removed from the disk while updates of theirs waited for
+    /// their files: a kill would have lost these.
+    pub unkept_before_creation: u64,
     /// Files, of those that were looked at, that do not have what was acknowledged.
     pub lost_after_ack: u64,
     /// Attempts to write an interval that failed whole; it was kept.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use super::spool::{Spool, SpoolError, Stamps};
 use super::{Interval, OpenStep};
 use crate::count::{Ledger, Traffic};
+use crate::finding::{Finding, Level};
 use crate::state::{GivenUp, State};
 
 /// Pairs of all intervals in memory at the most, whatever their number: 1.2 GB.
@@ -29,6 +30,9 @@ const KEEP_RETRY: Duration = Duration::from_secs(10);
 
 /// A failure to write files that goes on is said again after this long.
 const KEEP_REPEAT: Duration = Duration::from_secs(600);
+
+/// The name of the finding that files cannot be kept.
+const FINDINGS: &[&str] = &["state_dir_unwritable"];
 
 /// What happens when the backlog is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,6 +95,8 @@ struct Queue {
     /// No file can be written before then.
     keep_after: Option<Instant>,
     keep_failure_said: Option<Instant>,
+    /// The last file could not be written.
+    keep_failing: bool,
 }
 
 impl Queue {
@@ -164,6 +170,7 @@ impl Backlog {
             closed: false,
             keep_after: None,
             keep_failure_said: None,
+            keep_failing: false,
         };
         Backlog {
             queue: Mutex::new(queue),
@@ -182,11 +189,30 @@ impl Backlog {
     pub fn keeping(mut self, keep: Keep) -> Backlog {
         match self.resume(&keep) {
             Ok(spool) => self.keep = Some((keep, spool)),
-            Err(error) => tracing::error!(
-                "{error}: intervals wait in memory alone, and a restart loses the open step"
-            ),
+            Err(error) => {
+                tracing::error!(
+                    "{error}: intervals wait in memory alone, and a restart loses the open step"
+                );
+                self.show_unkept(&keep, &error, "and restart ixflow: it looks only then");
+            }
         }
         self
+    }
+
+    /// Shows that files of the state directory cannot be written.
+    fn show_unkept(&self, keep: &Keep, error: &SpoolError, and_then: &str) {
+        let finding = Finding {
+            level: Level::Fail,
+            name: FINDINGS[0],
+            subject: keep.state_dir.display().to_string(),
+            what: format!("{error}"),
+            why: "intervals wait in memory alone: a kill loses them, and the open step".into(),
+            remedy: format!(
+                "make room on its disk, or give ixflow's user the right to write (sflow_statedir); \
+                 {and_then}"
+            ),
+        };
+        self.state.set_findings(FINDINGS, vec![finding]);
     }
 
     fn resume(&mut self, keep: &Keep) -> Result<Spool, SpoolError> {
@@ -315,13 +341,22 @@ impl Backlog {
                 entry.interval = None;
             }
             while let (Some(first), Some(last)) = (queue.written.front(), queue.written.back()) {
-                let due = first.stamps.to_secs + keep.again_secs <= last.stamps.to_secs
-                    && queue.unmade_since_secs().is_none_or(|since| first.stamps.to_secs < since);
+                let unmade =
+                    queue.unmade_since_secs().is_some_and(|since| first.stamps.to_secs >= since);
+                let due = first.stamps.to_secs + keep.again_secs <= last.stamps.to_secs && !unmade;
                 if !due && queue.file_bytes() <= keep.bytes_max {
                     break;
                 }
-                if let Some(entry) = queue.written.pop_front() {
-                    spool.remove(entry.stamps);
+                let Some(entry) = queue.written.pop_front() else { break };
+                spool.remove(entry.stamps);
+                if unmade {
+                    self.state.write().unkept_before_creation += 1;
+                    tracing::warn!(
+                        "sflow_spool_bytes is reached: the interval from {} to {} is not kept any \
+                         longer, and a kill would lose its updates that wait for their files",
+                        entry.stamps.from_secs,
+                        entry.stamps.to_secs
+                    );
                 }
             }
             while queue.waiting.len() > 2 && {
@@ -529,7 +564,7 @@ impl Backlog {
 
     /// Writes files until the backlog is closed and everything is on disk, or cannot be.
     pub fn run_keeper(&self) {
-        let Some((_, spool)) = &self.keep else { return };
+        let Some((keep, spool)) = &self.keep else { return };
         let mut queue = self.lock();
         loop {
             queue.keep_after = queue.keep_after.filter(|after| *after > Instant::now());
@@ -543,9 +578,12 @@ impl Backlog {
                 drop(interval);
                 queue = self.lock();
                 match (written, queue.entry(stamps)) {
-                    (Ok(bytes), Some(entry)) => entry.file_bytes = Some(bytes),
+                    (Ok(bytes), Some(entry)) => {
+                        entry.file_bytes = Some(bytes);
+                        self.kept_again(&mut queue);
+                    }
                     (Ok(_), None) => spool.remove(stamps),
-                    (Err(error), _) => self.keep_failed(&mut queue, &error),
+                    (Err(error), _) => self.keep_failed(&mut queue, keep, &error),
                 }
                 self.enforce(&mut queue);
                 self.note(&queue);
@@ -555,8 +593,10 @@ impl Backlog {
                 drop(queue);
                 let saved = open.into_saved(acknowledged_to_secs).map(|saved| spool.save(&saved));
                 queue = self.lock();
-                if let Some(Err(error)) = saved {
-                    self.keep_failed(&mut queue, &error);
+                match saved {
+                    Some(Ok(_)) => self.kept_again(&mut queue),
+                    Some(Err(error)) => self.keep_failed(&mut queue, keep, &error),
+                    None => {}
                 }
             } else if queue.closed {
                 return;
@@ -575,9 +615,19 @@ impl Backlog {
         }
     }
 
-    fn keep_failed(&self, queue: &mut Queue, error: &SpoolError) {
+    fn kept_again(&self, queue: &mut Queue) {
+        if std::mem::take(&mut queue.keep_failing) {
+            queue.keep_failure_said = None;
+            self.state.set_findings(FINDINGS, Vec::new());
+            tracing::info!("the state directory takes files again");
+        }
+    }
+
+    fn keep_failed(&self, queue: &mut Queue, keep: &Keep, error: &SpoolError) {
         queue.keep_after = Some(Instant::now() + KEEP_RETRY);
+        queue.keep_failing = true;
         self.state.write().keep_failures += 1;
+        self.show_unkept(keep, error, "it is tried again every few seconds");
         if queue.keep_failure_said.is_none_or(|said| said.elapsed() >= KEEP_REPEAT) {
             queue.keep_failure_said = Some(Instant::now());
             tracing::error!("{error}: a kill would lose what waits, and the open step");
@@ -674,6 +724,25 @@ mod tests {
 
     fn files(directory: &Path) -> usize {
         fs::read_dir(directory.join("spool")).unwrap().count()
+    }
+
+    /// Would break if updates that wait for their files left the disk without a word.
+    #[test]
+    fn what_waits_for_its_files_and_finds_no_room_on_disk_is_counted() {
+        for (since_secs, unkept) in [(Some(600), 1), (None, 0)] {
+            let directory = tempfile::tempdir().unwrap();
+            let state = state();
+            let keep = Keep { bytes_max: 0, again_secs: 900, ..keep(directory.path()) };
+            let backlog = Backlog::new(100, WhenFull::DropOldest, 1, state.clone()).keeping(keep);
+            backlog.push(interval(0, 300));
+            backlog.push(interval(300, 600));
+            // The first is in its files, the second waits for some that are to be made.
+            backlog.keep_since(0, since_secs);
+            assert_eq!(drain(&backlog).len(), 2);
+            backlog.run_keeper();
+            assert_eq!(files(directory.path()), 0);
+            assert_eq!(state.write().unkept_before_creation, unkept);
+        }
     }
 
     #[test]

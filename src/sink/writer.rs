@@ -9,9 +9,9 @@
 //! repairs all that a kill can lose, for what it loses is the newest of every file.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::finding::Finding;
+use crate::finding::{Finding, Level};
 use crate::flush::Interval;
 use crate::flush::backlog::{Backlog, Front};
 use crate::state::State;
@@ -63,6 +63,7 @@ pub fn run(number: usize, backlog: &Backlog, sink: &mut dyn Sink, state: &State,
         pulse.turn();
         match written {
             Ok(receipt) => {
+                writer.show(|part| part.trouble = None);
                 backlog.keep_since(number, sink.waits_since_secs());
                 let completed = backlog.done(number, &interval);
                 renewed = false;
@@ -105,6 +106,7 @@ pub fn run(number: usize, backlog: &Backlog, sink: &mut dyn Sink, state: &State,
             }
             Err(error) => {
                 state.write().failures += 1;
+                writer.show_trouble(sink, &error);
                 failing_since.get_or_insert(started);
                 if said.is_none_or(|at| at.elapsed() >= REPEAT) {
                     said = Some(Instant::now());
@@ -142,6 +144,9 @@ fn repaired(state: &State, receipt: &Receipt, interval: &Interval, sink: &dyn Si
     let mut write = state.write();
     write.created += receipt.created;
     write.repaired += receipt.accepted;
+    // What a file refuses now it may have lost.
+    write.updates += receipt.refused;
+    write.refused += receipt.refused;
     write.dropped_before_creation += receipt.dropped_before_creation;
     drop(write);
     if receipt.accepted > 0 {
@@ -164,7 +169,10 @@ struct Part {
     /// How long its last interval took.
     millis: u64,
     files_waiting: usize,
+    /// Of the files.
     findings: Vec<Finding>,
+    /// When attempts began to fail, and what is said of that.
+    trouble: Option<(SystemTime, Finding)>,
 }
 
 impl Shown {
@@ -196,8 +204,42 @@ impl Writer<'_> {
         write.last_millis = parts.iter().map(|part| part.millis).max().unwrap_or(0);
         write.files_waiting = parts.iter().map(|part| part.files_waiting).sum();
         drop(write);
-        let findings = parts.iter().flat_map(|part| part.findings.iter().cloned()).collect();
+        let trouble = |part: &Part| part.trouble.clone().map(|(_, finding)| finding);
+        let of_files = parts.iter().flat_map(|part| part.findings.iter().cloned());
+        let findings = parts.iter().filter_map(trouble).chain(of_files).collect();
         self.state.set_findings(FINDINGS, findings);
+    }
+
+    /// Shows that an attempt failed, and since when they do.
+    fn show_trouble(&self, sink: &dyn Sink, error: &SinkError) {
+        let (name, remedy) = if error.is_no_room() {
+            ("disk_full", "make room on the disk of the RRD files, or raise the quota")
+        } else {
+            (
+                "sink_away",
+                "see that rrdcached runs and lets ixflow's user in, and that the disk of the RRD \
+                 files is mounted and can be written",
+            )
+        };
+        let (intervals, files) = (self.backlog.len(), sink.waiting());
+        self.show(|part| {
+            let since = part.trouble.as_ref().map_or_else(SystemTime::now, |(since, _)| *since);
+            let finding = Finding {
+                level: Level::Fail,
+                name,
+                subject: sink.describe(),
+                what: format!(
+                    "nothing can be written since {}: {error}; {intervals} intervals and {files} \
+                     new files wait",
+                    httpdate::fmt_http_date(since)
+                ),
+                why: "graphs stand still; what waits is kept up to sflow_spool_hours and \
+                      sflow_spool_bytes, and written later"
+                    .into(),
+                remedy: remedy.into(),
+            };
+            part.trouble = Some((since, finding));
+        });
     }
 
     /// The daemon ends: makes the files that still wait, as far as [`LAST_ATTEMPTS`] goes. What is
@@ -246,8 +288,14 @@ impl Writer<'_> {
         let tended = sink.tend(last);
         pulse.turn();
         self.backlog.keep_since(self.number, sink.waits_since_secs());
-        self.show(|part| part.files_waiting = sink.waiting());
-        let receipt = tended?;
+        let waiting = sink.waiting();
+        // One that had nothing to do says nothing of the disk.
+        let worked = tended.as_ref().is_ok_and(|receipt| *receipt != Receipt::default());
+        self.show(|part| {
+            part.files_waiting = waiting;
+            part.trouble = part.trouble.take().filter(|_| !worked);
+        });
+        let receipt = tended.inspect_err(|error| self.show_trouble(sink, error))?;
         add(self.state, &receipt);
         say_refusals(&receipt);
         Ok(())

@@ -190,6 +190,9 @@ metrics! {
     Counter "ixflow_intervals_dropped_total"
         "Intervals that were given up, with all that was counted in them."
         |view, out| out.one(view.status.write.intervals_dropped);
+    Counter "ixflow_intervals_unkept_total"
+        "Intervals that left the disk for want of room while updates of theirs waited for new files."
+        |view, out| out.one(view.status.write.unkept_before_creation);
     Counter "ixflow_clock_set_back_samples_total"
         "Counted samples that were given up because the clock was set back."
         |view, out| out.one(view.status.write.clock_set_back.samples);
