@@ -3,20 +3,26 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use ixflow::agent::Agents;
+use ixflow::flush::Interval;
 use ixflow::flush::backlog::Keep;
 use ixflow::ixp::{IpProtocol, Unit, VliId};
 use ixflow::simulate::Fabric;
 use ixflow::sink::direct::{self, Direct};
 use ixflow::sink::rrdcached::{Rrdcached, Settings};
-use ixflow::sink::{Aggregates, Create, File, Share, Sink, Tree, file};
+use ixflow::sink::{Aggregates, Create, File, Receipt, Share, Sink, SinkError, Tree, file};
 
+use crate::restart::{bytes_in_all, bytes4, feed, wait_inside_a_step};
 use crate::support::disk::{Mounted, fill};
 use crate::support::exchange::{
     Bench, FABRIC, Pairs, Row, Voice, assert_rows, expected, plan, start, start_keeping,
 };
+use crate::support::http::get;
+use crate::support::ixflow::{Site, ixflow_without_rights, speak, summary_field};
 use crate::support::path::{Running, START_SECS, files_below, wait_for};
 use crate::support::rrdcached::{self as daemon, DOCUMENTED, OPEN};
 
@@ -61,6 +67,22 @@ fn whole_step(voice: &mut Voice, running: &mut Running, end_secs: u64) -> Row {
     Row::whole(said)
 }
 
+/// Waits until a finding of this name is there that says something.
+fn wait_finding(running: &Running, name: &str, says: &str) {
+    wait_for(&format!("the finding {name} that says {says:?}"), || {
+        let findings = running.state.findings();
+        let mut findings = findings.iter().filter(|finding| finding.name == name);
+        findings.any(|finding| finding.to_string().contains(says)).then_some(())
+    });
+}
+
+/// Waits until no finding of this name is there.
+fn wait_no_finding(running: &Running, name: &str) {
+    wait_for(&format!("the finding {name} to go"), || {
+        running.state.findings().iter().all(|finding| finding.name != name).then_some(())
+    });
+}
+
 /// Of how many seconds the row behind `from_secs` is, by an aggregate of what was said in it.
 fn implied_secs(bench: &Bench, fabric: &Fabric, said: &Pairs, from_secs: u64) -> f64 {
     let files = expected(fabric, bench.aggregates, said);
@@ -87,9 +109,12 @@ fn a_clock_set_back_inflates_no_rate_and_what_is_lost_has_a_name() {
         // Another minute, still behind.
         running.jump((START_SECS + 160) * 1_000);
         let lost = merge(lost, voice.speak(&mut running, START_SECS + 520));
+        running.settle();
+        wait_finding(&running, "clock_set_back", "set back by");
         running.jump((START_SECS + 450) * 1_000);
         let after = voice.speak(&mut running, START_SECS + 600);
         running.pass_boundary(START_SECS + 600);
+        wait_no_finding(&running, "clock_set_back");
         rows.push(Row::whole(merge(before, after)));
         rows.push(whole_step(&mut voice, &mut running, START_SECS + 900));
         let (state, result) = running.stop();
@@ -193,9 +218,11 @@ fn rrdcached_is_not_there_at_the_start() {
     let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
     let mut rows = steps_in_vain(&mut voice, &mut running, &ENDS);
     assert!(running.state.write().spool_bytes > 0);
+    wait_finding(&running, "sink_away", "; 3 intervals and 0 new files wait");
     fs::remove_file(bench.socket()).unwrap();
     bench.start_daemon(OPEN);
     running.catch_up(START_SECS + 900);
+    wait_no_finding(&running, "sink_away");
     rows.push(whole_step(&mut voice, &mut running, START_SECS + 1_200));
     assert!(running.state.write().failures > 0);
     assert_nothing_lost(running, voice, &bench, &rows);
@@ -261,6 +288,146 @@ fn rrdcached_answers_late_or_too_late() {
     }
 }
 
+/// Would break if a daemon that replays its journal for long were taken for dead, and what waits
+/// behind it for lost: it accepts connections at once.
+#[test]
+fn rrdcached_is_restarted_and_replays_its_journal_for_long() {
+    const REPLAY: Duration = Duration::from_secs(16);
+    if !daemon::is_installed() {
+        return;
+    }
+    let journal = tempfile::tempdir().unwrap();
+    let options = ["-j", journal.path().to_str().unwrap()];
+    let mut bench = Bench::new("long replay", Some(&options));
+    let fabric = fabric();
+    let mut voice = Voice::new(&fabric);
+    let sink = bench.sink_to_be(PATIENT);
+    let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+    let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+    bench.kill_daemon();
+    bench.start_daemon(&options);
+    bench.daemon.as_ref().unwrap().signal("STOP");
+    let stopped = Instant::now();
+    rows.extend(steps_in_vain(&mut voice, &mut running, &ENDS[1..]));
+    // It is time that is tested here.
+    while let Some(left) = REPLAY.checked_sub(stopped.elapsed()) {
+        std::thread::park_timeout(left);
+    }
+    {
+        let write = running.state.write();
+        assert_eq!((write.failures, write.backlog, write.last_to_secs), (0, 2, ENDS[0]));
+    }
+    wait_no_finding(&running, "sink_away");
+    bench.daemon.as_ref().unwrap().signal("CONT");
+    running.catch_up(ENDS[2]);
+    assert_eq!(running.state.write().failures, 0);
+    assert_nothing_lost(running, voice, &bench, &rows);
+}
+
+/// A disk that stalls as long as somebody holds it.
+struct Stalling {
+    disk: Arc<RwLock<()>>,
+    sink: Box<dyn Sink>,
+}
+
+impl Sink for Stalling {
+    fn write(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
+        let _turn = self.disk.read().unwrap();
+        self.sink.write(interval)
+    }
+
+    fn describe(&self) -> String {
+        self.sink.describe()
+    }
+}
+
+/// Would break if a flush into files that takes longer than its interval held ingest up, or if
+/// the boundaries that passed meanwhile were lost or merged.
+#[test]
+fn writing_the_files_takes_longer_than_their_interval() {
+    let bench = Bench::new("slow disk", None);
+    let fabric = fabric();
+    let mut voice = Voice::new(&fabric);
+    let disk = Arc::new(RwLock::new(()));
+    let sink = Box::new(Stalling { disk: disk.clone(), sink: direct(&bench) });
+    let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+    let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+    let stall = disk.write().unwrap();
+    rows.extend(steps_in_vain(&mut voice, &mut running, &ENDS[1..]));
+    assert_eq!(running.state.write().last_to_secs, ENDS[0]);
+    drop(stall);
+    running.catch_up(ENDS[2]);
+    assert_eq!(running.state.write().failures, 0);
+    assert_nothing_lost(running, voice, &bench, &rows);
+}
+
+/// Would break if a socket that denies were not named with both sides, or if that cost boundaries.
+#[test]
+fn the_socket_of_rrdcached_denies_ixflows_user_for_a_while() {
+    if !daemon::is_installed() {
+        return;
+    }
+    wait_inside_a_step(55);
+    let site = Site::new();
+    let before = feed(&site, &[10]);
+    let rrdcached = daemon::Rrdcached::start(site.directory.path(), OPEN);
+    let socket = site.path("rrdcached.sock");
+    let command = ixflow_without_rights(&site);
+    let mode = |mode| fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).unwrap();
+    // Of its own user where the tests have but one.
+    mode(0);
+    let ixflow = site.start_as(
+        command,
+        &[
+            "sflow_flush_secs=10",
+            "sflow_rrdcached=1",
+            &format!("sflow_rrdcached_socket={}", socket.display()),
+            "sflow_http_listen=127.0.0.1:0",
+        ],
+    );
+    let mut truths = vec![speak(&site.fabric, ixflow.address(), 60)];
+    let line = ixflow.wait_line("Permission denied");
+    for part in ["rrdcached.sock", "ixflow runs as ", "the socket is of ", "mode 0000", "lost yet"]
+    {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    let findings = || get(ixflow.http(), "/status.json").json()["findings"].to_string();
+    wait_for("the finding", || findings().contains("sink_away").then_some(()));
+    truths.push(speak(&site.fabric, ixflow.address(), 60));
+    mode(0o666);
+    ixflow.wait_line("takes updates again");
+    wait_for("the finding to go", || (!findings().contains("sink_away")).then_some(()));
+    truths.push(speak(&site.fabric, ixflow.address(), 60));
+    let log = ixflow.stop();
+    for name in ["refused", "intervals_dropped"] {
+        assert_eq!(summary_field(&log, name), 0, "{log}");
+    }
+    rrdcached.stop();
+    let all: Vec<_> = truths.iter().collect();
+    assert_eq!(bytes_in_all(&site, &[10]) - before, bytes4(&all), "{log}");
+}
+
+/// Would break if a state directory that takes no files were not said, or were given up.
+#[test]
+fn the_state_directory_cannot_be_written_for_a_while() {
+    let bench = Bench::new("state", None);
+    let state_dir = bench.keep().state_dir;
+    fs::create_dir(&state_dir).unwrap();
+    let Some(mounted) = Mounted::new(&state_dir, "size=16m") else { return };
+    let fabric = fabric();
+    let mut voice = Voice::new(&fabric);
+    let mut running = start_keeping(&fabric, &bench, direct(&bench), START_SECS * 1_000);
+    let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+    mounted.remount("ro");
+    rows.push(whole_step(&mut voice, &mut running, ENDS[1]));
+    wait_finding(&running, "state_dir_unwritable", "Read-only file system");
+    assert!(running.state.write().keep_failures > 0);
+    mounted.remount("rw");
+    wait_no_finding(&running, "state_dir_unwritable");
+    rows.push(whole_step(&mut voice, &mut running, ENDS[2]));
+    assert_nothing_lost(running, voice, &bench, &rows);
+}
+
 /// Would break if a refusal of everything were taken for refusals of files.
 #[test]
 fn rrdcached_allows_no_updates() {
@@ -296,8 +463,10 @@ fn the_tree_is_read_only_for_a_while() {
     let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
     mounted.remount("ro");
     rows.extend(steps_in_vain(&mut voice, &mut running, &ENDS[1..]));
+    wait_finding(&running, "sink_away", "Read-only file system");
     mounted.remount("rw");
     running.catch_up(ENDS[2]);
+    wait_no_finding(&running, "sink_away");
     assert_nothing_lost(running, voice, &bench, &rows);
 }
 
@@ -333,10 +502,12 @@ fn the_disk_is_full_for_a_while() {
             (write.failures > 0 && write.files_waiting > 100).then_some(())
         });
         assert_eq!(running.state.write().refused, 0, "{name}");
+        wait_finding(&running, "disk_full", "No space left on device");
         fs::remove_file(filler).unwrap();
         wait_for("the files to be made", || {
             (running.state.write().files_waiting == 0).then_some(())
         });
+        wait_no_finding(&running, "disk_full");
         rows.push(whole_step(&mut voice, &mut running, START_SECS + 1_200));
         assert_eq!(running.state.write().dropped_before_creation, 0, "{name}");
         let made = running.state.write().created;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use ixflow::flush::format::{Saved, VERSION, decode_saved, encode_saved};
+use ixflow::flush::format::{Saved, VERSION, decode, decode_saved, encode_saved};
 use ixflow::simulate::{Fabric, Truth};
 use ixflow::sink::Consolidation;
 use ixflow::sink::STEP_SECS;
@@ -24,7 +24,7 @@ fn counted(truth: &Truth) -> u64 {
 }
 
 /// IPv4 bytes of all pairs.
-fn bytes4(truths: &[&Truth]) -> f64 {
+pub(crate) fn bytes4(truths: &[&Truth]) -> f64 {
     let pairs = truths.iter().flat_map(|truth| truth.pairs());
     pairs.map(|pair| pair.traffic.bytes[0] as f64).sum()
 }
@@ -35,7 +35,7 @@ fn aggregate(site: &Site, tag: u32) -> PathBuf {
 
 /// Makes the files, with something in them: one that is made inside a step takes the first rate
 /// for all of it. Returns what the aggregates hold.
-fn feed(site: &Site, tags: &[u32]) -> f64 {
+pub(crate) fn feed(site: &Site, tags: &[u32]) -> f64 {
     let daemon = site.start(SET);
     daemon.wait_table("new table: ");
     speak(&site.fabric, daemon.address(), BURST);
@@ -44,7 +44,7 @@ fn feed(site: &Site, tags: &[u32]) -> f64 {
 }
 
 /// Bytes in the aggregates of the step that is not over.
-fn bytes_in_all(site: &Site, tags: &[u32]) -> f64 {
+pub(crate) fn bytes_in_all(site: &Site, tags: &[u32]) -> f64 {
     let open = tags.iter().map(|&tag| open_step(&aggregate(site, tag)).unwrap()[0]);
     open.map(f64::round).sum()
 }
@@ -70,17 +70,17 @@ fn wait_saved(site: &Site, samples: u64) {
     });
 }
 
-/// Waits for some time of a step in which no boundary comes.
-fn wait_inside_a_step() {
+/// Waits for so many seconds of a step in which no boundary comes.
+pub(crate) fn wait_inside_a_step(secs: u64) {
     wait_for("some time before a boundary", || {
-        (STEP_SECS - now_secs() % STEP_SECS > 40).then_some(())
+        (STEP_SECS - now_secs() % STEP_SECS > secs).then_some(())
     });
 }
 
 /// Would break if a stop lost the open step, or a start counted it twice.
 #[test]
 fn told_to_stop_inside_a_step_and_started_again_nothing_is_lost_or_counted_twice() {
-    wait_inside_a_step();
+    wait_inside_a_step(40);
     let site = Site::new();
     let before = feed(&site, &[10]);
     let mut truths = Vec::new();
@@ -99,7 +99,7 @@ fn told_to_stop_inside_a_step_and_started_again_nothing_is_lost_or_counted_twice
 /// stamp of the start.
 #[test]
 fn killed_it_loses_no_more_than_what_came_since_the_last_saving() {
-    wait_inside_a_step();
+    wait_inside_a_step(40);
     let site = Site::new();
     let before = feed(&site, &[10]);
     let daemon = site.start(SET);
@@ -189,7 +189,7 @@ fn a_state_file_that_cannot_be_read_is_set_aside_and_said() {
 /// or with other stamps.
 #[test]
 fn what_waited_in_the_last_run_is_written_first() {
-    wait_inside_a_step();
+    wait_inside_a_step(40);
     let mut site = Site::without_portal();
     // Two infrastructures that share no tag.
     site.fabric = Fabric::from_toml(
@@ -224,13 +224,59 @@ fn what_waited_in_the_last_run_is_written_first() {
     assert_eq!(bytes_in_all(&site, &[10, 20]) - before, bytes4(&all));
 }
 
+/// The intervals in the spool, in order.
+fn spooled(site: &Site) -> Vec<PathBuf> {
+    let entries = fs::read_dir(site.path("state/spool")).into_iter().flatten();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut paths: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|it| it == "interval")).collect();
+    paths.sort_unstable();
+    paths
+}
+
+/// Would break if what a power cut left torn were read, ended the daemon, or cost more than itself.
+#[test]
+fn an_interval_that_a_power_cut_left_torn_is_set_aside_and_the_others_are_written() {
+    wait_inside_a_step(55);
+    let site = Site::new();
+    let before = feed(&site, &[10]);
+    let socket = format!("sflow_rrdcached_socket={}", site.path("nobody.sock").display());
+    let away = ["sflow_flush_secs=10", "sflow_memory_intervals=1", "sflow_rrdcached=1", &socket];
+    let daemon = site.start(&away);
+    let old = spooled(&site);
+    let fresh = || spooled(&site).into_iter().filter(|path| !old.contains(path)).collect();
+    let mut truths = Vec::new();
+    for count in 1..=3 {
+        truths.push(speak(&site.fabric, daemon.address(), BURST));
+        wait_for("the interval in the spool", || {
+            let fresh: Vec<PathBuf> = fresh();
+            (fresh.len() >= count).then_some(())
+        });
+    }
+    daemon.kill();
+    let fresh: Vec<PathBuf> = fresh();
+    let whole = fs::read(&fresh[1]).unwrap();
+    let torn: u64 = decode(&whole).unwrap().pairs.iter().map(|pair| pair.traffic.bytes[0]).sum();
+    assert!(torn > 0);
+    fs::write(&fresh[1], &whole[..whole.len() / 2]).unwrap();
+    fs::write(fresh[1].with_extension("interval.new"), &whole).unwrap();
+
+    let daemon = site.start(&["sflow_flush_secs=10"]);
+    let log = daemon.stop();
+    let line = log.lines().find(|line| line.contains("set aside as *.refused")).unwrap_or(&log);
+    let name = fresh[1].display().to_string();
+    assert!(line.contains("ERROR") && line.contains(&name) && line.contains("lost"), "{line}");
+    assert_eq!(summary_field(&log, "intervals_dropped"), 1, "{log}");
+    assert_eq!(summary_field(&log, "refused"), 0, "{log}");
+    let all: Vec<&Truth> = truths.iter().collect();
+    assert_eq!(bytes_in_all(&site, &[10]) - before, bytes4(&all) - torn as f64, "{log}");
+}
+
 /// Would break if updates that wait for their files lived in memory alone: an interval that is in no
 /// file is kept, whatever `sflow_resend_secs` says.
 #[test]
 fn killed_while_files_cannot_be_made_it_makes_them_at_its_next_start() {
-    wait_for("some time before a boundary", || {
-        (STEP_SECS - now_secs() % STEP_SECS > 55).then_some(())
-    });
+    wait_inside_a_step(55);
     let site = Site::new();
     fs::create_dir_all(site.tree()).unwrap();
     let tree = site.tree();

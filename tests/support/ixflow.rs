@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +46,29 @@ pub(crate) fn ixflow_activated() -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"LISTEN_PID=$$ exec "$0" "$@""#, env!("CARGO_BIN_EXE_ixflow")]);
     bare(command)
+}
+
+/// The same, as a user who has no rights but to the site; where the tests do not run as root, as
+/// their own user.
+pub(crate) fn ixflow_without_rights(site: &Site) -> Command {
+    /// "nobody" of Linux and FreeBSD.
+    const NOBODY: u32 = 65_534;
+    fn give(path: &Path) {
+        std::os::unix::fs::lchown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        if path.is_dir() {
+            std::fs::read_dir(path).unwrap().for_each(|entry| give(&entry.unwrap().path()));
+        }
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return ixflow();
+    }
+    // Others may not enter the directory in which it was built.
+    let program = site.path("ixflow");
+    std::fs::copy(env!("CARGO_BIN_EXE_ixflow"), &program).unwrap();
+    give(site.directory.path());
+    let mut command = bare(Command::new(program));
+    command.uid(NOBODY).gid(NOBODY);
+    command
 }
 
 fn bare(mut command: Command) -> Command {
