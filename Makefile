@@ -27,7 +27,7 @@ bench-live:
 	cargo bench --bench live
 
 # Updates a second, through rrdcached and into files, beside their limits; under ten minutes. Needs
-# 25 GB below the temporary directory (TMPDIR), which are given back.
+# 25 GB below the temporary directory (TMPDIR), which are given back, also after Ctrl-C.
 bench-flush:
 	@contrib/build-dependencies test
 	cargo bench --bench flush

@@ -6,11 +6,16 @@
 //! - *Allocated files* (100 and 150 members; 200 with `--members 200` need 30 GB of disk) are those
 //!   that the product makes, on the disk of the temporary directory.
 //! - *Linked files* (400 and 1,000 members) are hard links of a few, because four million files are
-//!   754 GB: rrdcached takes their updates as any other, and is not given the time to write.
+//!   754 GB: rrdcached takes their updates as any other, and is not given the time to write. They
+//!   are in memory (a tmpfs of the bench's own) where it may mount one, and else on the disk, where
+//!   making and removing them takes minutes.
 //! - The limit of rrdcached is its own: the bytes of the same batches, made before, pushed into the
 //!   socket by one thread while another one drains the answers.
 //! - The limit of the direct writer is the kernel's: open, lock, read, write, close of the same
-//!   files, with bytes that are not computed. (The rows that it writes are wrong afterwards.)
+//!   files, with names and bytes that are not computed. (The rows that it writes are wrong
+//!   afterwards.)
+//!
+//! Files and rrdcached are gone when it ends, also by SIGINT or SIGTERM.
 //!
 //! usage: cargo bench --bench flush [-- --quick] [--members N[,N]] [--linked N[,N]] [--rounds N]
 //!        [--idle SHARE] [--directory DIR]
@@ -18,17 +23,24 @@
 #![expect(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 #[expect(dead_code, reason = "the tests need more of it")]
+#[path = "../tests/support/disk.rs"]
+mod disk;
+#[expect(dead_code, reason = "the tests need more of it")]
 #[path = "../tests/support/rrdcached.rs"]
 mod rrdcached;
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -39,10 +51,14 @@ use ixflow::resolve::Lan;
 use ixflow::sink::direct::{Direct, THREADS};
 use ixflow::sink::rrdcached::{Address, CHUNK_LINES, Rrdcached as Cached, Settings};
 use ixflow::sink::{ARCHIVES, Aggregates, Create, Feed, File, STEP_SECS, Share, Sink, Tree, file};
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
+use nix::fcntl::{AtFlags, FcntlArg, OFlag, fcntl, open, openat};
 use nix::libc;
+use nix::sys::signal::{Signal, killpg};
 use nix::sys::stat::Mode;
+use nix::unistd::{Pid, linkat};
 use rrd::ops::update::{BatchTime, Datum, Options, update_all};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// A multiple of a day.
 const START: u64 = 1_699_920_000;
@@ -50,11 +66,20 @@ const START: u64 = 1_699_920_000;
 /// Intervals of a turn that count; one before them does not.
 const INTERVALS: usize = 2;
 
+/// Rounds over linked files, at the most: rrdcached keeps what it takes in memory.
+const LINKED_ROUNDS: usize = 2;
+
 /// Updates that are sent one by one in a turn.
 const ONE_BY_ONE: usize = 10_000;
 
 /// Hard links that a file may have on ext4, with room to spare.
 const LINKS_MAX: usize = 60_000;
+
+/// The option by which the bench starts itself, with a directory behind it.
+const BELOW: &str = "--below";
+
+/// Of the directory, where linked files go.
+const LINKS: &str = "linked";
 
 struct Arguments {
     allocated: Vec<u32>,
@@ -62,6 +87,8 @@ struct Arguments {
     rounds: usize,
     idle: f64,
     directory: PathBuf,
+    /// Where the files go, of the process that runs.
+    below: Option<PathBuf>,
 }
 
 fn arguments() -> Arguments {
@@ -71,6 +98,7 @@ fn arguments() -> Arguments {
         rounds: 3,
         idle: 0.0,
         directory: std::env::temp_dir(),
+        below: None,
     };
     let list = |text: String| -> Vec<u32> {
         text.split(',').filter(|n| !n.is_empty()).map(|n| n.parse().unwrap()).collect()
@@ -85,6 +113,7 @@ fn arguments() -> Arguments {
             "--rounds" => parsed.rounds = value().parse().unwrap(),
             "--idle" => parsed.idle = value().parse().unwrap(),
             "--directory" => parsed.directory = value().into(),
+            BELOW => parsed.below = Some(value().into()),
             // Of cargo.
             _ => {}
         }
@@ -149,11 +178,52 @@ struct Figures {
     growth: BTreeMap<Way, u64>,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let arguments = arguments();
     if !rrdcached::is_installed() {
-        return;
+        return ExitCode::SUCCESS;
     }
+    match &arguments.below {
+        None => supervise(&arguments.directory),
+        Some(below) => {
+            run(&arguments, below);
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+/// Runs the bench as a process group of its own, and removes what it made when it ends, or when it
+/// is told to end.
+fn supervise(directory: &Path) -> ExitCode {
+    let directory = tempfile::tempdir_in(directory).unwrap();
+    let links = directory.path().join(LINKS);
+    fs::create_dir(&links).unwrap();
+    // Of links a tmpfs keeps names alone, and by default counts each as a file.
+    let mounted = disk::Mounted::new(&links, "size=256m,nr_inodes=0");
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]).unwrap();
+    let mut run = Command::new(std::env::current_exe().unwrap());
+    run.args(std::env::args_os().skip(1)).arg(BELOW).arg(directory.path());
+    let mut child = run.process_group(0).spawn().unwrap();
+    let mut ended = None;
+    for signal in signals.forever() {
+        if signal != SIGCHLD {
+            break;
+        }
+        ended = child.try_wait().unwrap();
+        if ended.is_some() {
+            break;
+        }
+    }
+    // With rrdcached, which must not write what it has. Nobody is left if all went well.
+    let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
+    child.wait().unwrap();
+    drop(mounted);
+    eprintln!("removing {}", directory.path().display());
+    directory.close().unwrap();
+    if ended.is_some_and(|status| status.success()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(arguments: &Arguments, below: &Path) {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     println!(
         "Updates per second, medians of {} rounds of {INTERVALS} intervals ({} cores, Linux {}).\n\
@@ -161,26 +231,27 @@ fn main() {
         arguments.rounds,
         thread::available_parallelism().unwrap(),
         kernel.trim(),
-        arguments.directory.display(),
+        below.display(),
         100.0 * arguments.idle,
     );
-    let directory = tempfile::tempdir_in(&arguments.directory).unwrap();
+    let started = Instant::now();
     let mut all = Vec::new();
     for (linked, members) in [(false, &arguments.allocated), (true, &arguments.linked)] {
         for &members in members {
-            let place = directory.path().join(format!("{members}-{linked}"));
+            let kind = if linked { LINKS } else { "allocated" };
+            let place = below.join(kind).join(members.to_string());
             let mut bench = Bench::new(&place, members, linked, arguments.idle);
-            for _ in 0..arguments.rounds {
+            eprintln!("{members} members: ready after {:.0?}", started.elapsed());
+            // An interval of many files is long enough to count by itself.
+            let rounds =
+                if linked { arguments.rounds.min(LINKED_ROUNDS) } else { arguments.rounds };
+            for _ in 0..rounds {
                 for &way in if linked { LINKED } else { ALLOCATED } {
                     bench.turn(way);
                 }
             }
             all.push(bench.figures);
-            if linked {
-                // Allocated ones stay to the end: making files after deleting is slow on ext4.
-                fs::remove_dir_all(&place).unwrap();
-            }
-            eprintln!("{members} members: done");
+            eprintln!("{members} members: done after {:.0?}", started.elapsed());
         }
     }
     print(&all);
@@ -264,6 +335,8 @@ struct Bench {
     batch: Cached,
     pipelined: Cached,
     direct: BTreeMap<usize, Direct>,
+    /// The files by their directories, as the limit of the direct writer opens them.
+    names: Vec<(PathBuf, Vec<CString>)>,
 }
 
 impl Bench {
@@ -303,9 +376,11 @@ impl Bench {
             let tree = Tree::open(&root).unwrap();
             (threads, Direct::new(tree, Create::OnTraffic, threads).unwrap())
         });
+        let names = if linked { Vec::new() } else { by_directory(&files) };
         let mut bench = Bench {
             figures,
             interval: interval(members, idle),
+            names,
             root,
             files,
             step: 0,
@@ -497,29 +572,18 @@ impl Bench {
     /// What the kernel takes for the direct writer's work.
     fn bare(&self, threads: usize, step: u64) {
         let rows = ARCHIVES.iter().filter(|archive| step.is_multiple_of(archive.steps)).count();
-        let mut paths: Vec<Vec<(PathBuf, Vec<&File>)>> = vec![Vec::new(); threads];
-        let mut last = PathBuf::new();
-        let mut place = 0;
-        for file in &self.files {
-            let directory = file.path(&self.root).parent().unwrap().to_owned();
-            if directory != last {
-                place = (place + 1) % threads;
-                paths[place].push((directory.clone(), Vec::new()));
-                last = directory;
-            }
-            paths[place].last_mut().unwrap().1.push(file);
-        }
+        let next = AtomicUsize::new(0);
         thread::scope(|scope| {
-            for share in &paths {
-                scope.spawn(move || {
-                    let mut path = Vec::new();
-                    for (directory, files) in share {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some((directory, names)) =
+                        self.names.get(next.fetch_add(1, Ordering::Relaxed))
+                    {
                         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                        let directory = open(directory, flags, Mode::empty()).unwrap();
-                        for file in files {
-                            path.clear();
-                            file.write_path(&mut path);
-                            touch(&directory, &path, rows);
+                        let directory =
+                            open(&self.root.join(directory), flags, Mode::empty()).unwrap();
+                        for name in names {
+                            touch(&directory, name, rows);
                         }
                     }
                 });
@@ -528,10 +592,24 @@ impl Bench {
     }
 }
 
+/// Files by their directories below the root.
+fn by_directory(files: &[File]) -> Vec<(PathBuf, Vec<CString>)> {
+    let mut all: Vec<(PathBuf, Vec<CString>)> = Vec::new();
+    for file in files {
+        let path = file.to_string();
+        let (directory, name) = path.rsplit_once('/').unwrap();
+        if all.last().is_none_or(|(last, _)| last.as_os_str() != directory) {
+            all.push((directory.into(), Vec::new()));
+        }
+        all.last_mut().unwrap().1.push(CString::new(name).unwrap());
+    }
+    all
+}
+
 /// Opens, locks and reads a file, writes rows and what was read, and closes it.
-fn touch(directory: &OwnedFd, path: &[u8], rows: usize) {
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap();
-    let handle = openat(directory, name, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+fn touch(directory: &OwnedFd, name: &CStr, rows: usize) {
+    let flags = OFlag::O_RDWR | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let handle = openat(directory, name, flags, Mode::empty()).unwrap();
     let file = fs::File::from(handle);
     let whole = libc::flock {
         l_type: libc::F_WRLCK.try_into().unwrap(),
@@ -626,24 +704,39 @@ fn interval(members: u32, idle: f64) -> Interval {
     }
 }
 
-/// Makes hard links of a few files.
+/// Makes hard links of a few files, by two threads.
 fn link(root: &Path, files: &[File]) {
-    let mut source = PathBuf::new();
-    let mut last = PathBuf::new();
-    for (number, file) in files.iter().enumerate() {
-        let path = file.path(root);
-        let directory = path.parent().unwrap();
-        if directory != last {
-            fs::create_dir_all(directory).unwrap();
-            last = directory.to_owned();
+    let directories = by_directory(files);
+    let sources = root.with_file_name("sources");
+    let next = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for number in 0..2 {
+            let (directories, sources, next) = (&directories, &sources, &next);
+            scope.spawn(move || {
+                let mut links = 0;
+                let mut source = PathBuf::new();
+                let at = |path: &Path| {
+                    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+                    open(path, flags, Mode::empty()).unwrap()
+                };
+                while let Some((directory, names)) =
+                    directories.get(next.fetch_add(1, Ordering::Relaxed))
+                {
+                    fs::create_dir_all(root.join(directory)).unwrap();
+                    let directory = at(&root.join(directory));
+                    for name in names {
+                        if links % LINKS_MAX == 0 {
+                            source = sources.join(format!("{number}-{links}.rrd"));
+                            assert!(file::create(&source, START).unwrap());
+                        }
+                        links += 1;
+                        linkat(&directory, &source, &directory, name.as_c_str(), AtFlags::empty())
+                            .unwrap();
+                    }
+                }
+            });
         }
-        if number % LINKS_MAX == 0 {
-            assert!(file::create(&path, START).unwrap());
-            source = path;
-        } else {
-            fs::hard_link(&source, &path).unwrap();
-        }
-    }
+    });
 }
 
 /// A figure of proc_pid_status(5), in bytes.
