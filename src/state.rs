@@ -15,7 +15,7 @@ use serde::Serialize;
 use self::status::{Rates, Status};
 
 use crate::agent::{Agents, DIRECTION_FINDINGS};
-use crate::finding::Finding;
+use crate::finding::{Finding, Level};
 use crate::sightings::{FINDINGS, Sightings, UnknownMac};
 
 /// Stands for "the kernel does not say".
@@ -253,6 +253,24 @@ impl State {
         findings.sort_by(|one, other| other.level.cmp(&one.level).then_with(|| one.cmp(other)));
     }
 
+    /// Notes by how many seconds the clock was set back, or that it is where it was.
+    pub fn set_clock_set_back(&self, behind_secs: Option<u64>) {
+        const NAME: &str = "clock_set_back";
+        let finding = behind_secs.map(|secs| Finding {
+            level: Level::Fail,
+            name: NAME,
+            subject: String::new(),
+            what: format!("the clock was set back by {secs} s, into time that is counted"),
+            why: "what comes until it is where it was reaches no file, and is counted as \
+                  clock_set_back"
+                .into(),
+            remedy: "see what sets the clock (chronyc tracking, timedatectl): NTP shall slew it, \
+                     not step it"
+                .into(),
+        });
+        self.set_findings(&[NAME], finding.into_iter().collect());
+    }
+
     /// Addresses that the MAC table does not know, the `limit` with most packets first, and the
     /// samples of those beyond what is kept.
     pub fn unknown_macs(&self, limit: usize) -> (Vec<UnknownMac>, u64) {
@@ -280,7 +298,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Level;
 
     #[test]
     fn socket_drops_are_a_sum_or_unknown() {

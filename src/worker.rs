@@ -17,7 +17,6 @@ use crate::agent::{Desk, EGRESS, INGRESS, Notes};
 use crate::count::{Hit, Ledger};
 use crate::decode::ethernet::{Encapsulation, Frame, Inner, UsualFrame};
 use crate::decode::{CountersSample, Datagram, FlowSample, Visitor};
-use crate::finding::{Finding, Level};
 use crate::ixp::{IpProtocol, Mac, VlanTag};
 use crate::loss::Loss;
 use crate::receive::{BATCH_MAX, Batch, Source};
@@ -37,9 +36,6 @@ const SET_BACK_MAX_MILLIS: u64 = 5_000;
 /// slept or its clock was set forward: what went by is not known, and must not be taken for
 /// silence. The step of the files, so that no interval is longer than their heartbeat.
 const GAP_MAX_MILLIS: u64 = 300_000;
-
-/// The name of the finding that the clock was set back.
-const FINDINGS: &[&str] = &["clock_set_back"];
 
 /// What the socket still holds when the daemon is told to stop is read, but no longer than this.
 const DRAIN_MILLIS: u64 = 500;
@@ -299,23 +295,16 @@ impl<S: Source> Worker<S> {
             return;
         }
         let behind_secs = behind_millis.div_ceil(1_000);
-        let finding = set_back.then(|| Finding {
-            level: Level::Fail,
-            name: FINDINGS[0],
-            subject: String::new(),
-            what: format!("the clock was set back by {behind_secs} s, into time that is counted"),
-            why: "what comes until it is where it was reaches no file, and is counted as \
-                  clock_set_back"
-                .into(),
-            remedy: "see what sets the clock (chronyc tracking, timedatectl); NTP shall slew it, \
-                     not step it"
-                .into(),
-        });
-        match &finding {
-            Some(finding) => tracing::error!("{}: {}", finding.what, finding.why),
-            None => tracing::info!("the clock is where it was, and samples count again"),
+        if set_back {
+            tracing::error!(
+                "the clock was set back by {behind_secs} s, into time that is counted already: \
+                 what comes until it is where it was reaches no file, and is counted as \
+                 clock_set_back"
+            );
+        } else {
+            tracing::info!("the clock is where it was, and samples count again");
         }
-        self.state.set_findings(FINDINGS, finding.into_iter().collect());
+        self.state.set_clock_set_back(set_back.then_some(behind_secs));
     }
 
     #[cold]
