@@ -6,6 +6,7 @@
 pub mod status;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -266,6 +267,22 @@ impl State {
                 .into(),
             remedy: "see what sets the clock (chronyc tracking, timedatectl): NTP shall slew it, \
                      not step it"
+                .into(),
+        });
+        self.set_findings(&[NAME], finding.into_iter().collect());
+    }
+
+    /// Notes why files of the state directory cannot be written, or that they can.
+    pub fn set_state_dir_failure(&self, directory: &Path, error: Option<&str>) {
+        const NAME: &str = "state_dir_unwritable";
+        let finding = error.map(|error| Finding {
+            level: Level::Fail,
+            name: NAME,
+            subject: directory.display().to_string(),
+            what: error.to_owned(),
+            why: "intervals wait in memory alone: a kill loses them, and the open step".into(),
+            remedy: "make room on its disk, or give ixflow's user the right to write it \
+                     (sflow_statedir)"
                 .into(),
         });
         self.set_findings(&[NAME], finding.into_iter().collect());

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use super::spool::{Spool, SpoolError, Stamps};
 use super::{Interval, OpenStep};
 use crate::count::{Ledger, Traffic};
-use crate::finding::{Finding, Level};
 use crate::state::{GivenUp, State};
 
 /// Pairs of all intervals in memory at the most, whatever their number: 1.2 GB.
@@ -30,9 +29,6 @@ const KEEP_RETRY: Duration = Duration::from_secs(10);
 
 /// A failure to write files that goes on is said again after this long.
 const KEEP_REPEAT: Duration = Duration::from_secs(600);
-
-/// The name of the finding that files cannot be kept.
-const FINDINGS: &[&str] = &["state_dir_unwritable"];
 
 /// What happens when the backlog is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -193,7 +189,7 @@ impl Backlog {
                 tracing::error!(
                     "{error}: intervals wait in memory alone, and a restart loses the open step"
                 );
-                self.show_unkept(&keep, &error, "and restart ixflow: it looks only then");
+                self.show_unkept(&keep, &error, "it is tried again at the next start");
             }
         }
         self
@@ -201,18 +197,8 @@ impl Backlog {
 
     /// Shows that files of the state directory cannot be written.
     fn show_unkept(&self, keep: &Keep, error: &SpoolError, and_then: &str) {
-        let finding = Finding {
-            level: Level::Fail,
-            name: FINDINGS[0],
-            subject: keep.state_dir.display().to_string(),
-            what: format!("{error}"),
-            why: "intervals wait in memory alone: a kill loses them, and the open step".into(),
-            remedy: format!(
-                "make room on its disk, or give ixflow's user the right to write (sflow_statedir); \
-                 {and_then}"
-            ),
-        };
-        self.state.set_findings(FINDINGS, vec![finding]);
+        let error = format!("{error}; {and_then}");
+        self.state.set_state_dir_failure(&keep.state_dir, Some(&error));
     }
 
     fn resume(&mut self, keep: &Keep) -> Result<Spool, SpoolError> {
@@ -580,7 +566,7 @@ impl Backlog {
                 match (written, queue.entry(stamps)) {
                     (Ok(bytes), Some(entry)) => {
                         entry.file_bytes = Some(bytes);
-                        self.kept_again(&mut queue);
+                        self.kept_again(&mut queue, keep);
                     }
                     (Ok(_), None) => spool.remove(stamps),
                     (Err(error), _) => self.keep_failed(&mut queue, keep, &error),
@@ -594,7 +580,7 @@ impl Backlog {
                 let saved = open.into_saved(acknowledged_to_secs).map(|saved| spool.save(&saved));
                 queue = self.lock();
                 match saved {
-                    Some(Ok(_)) => self.kept_again(&mut queue),
+                    Some(Ok(_)) => self.kept_again(&mut queue, keep),
                     Some(Err(error)) => self.keep_failed(&mut queue, keep, &error),
                     None => {}
                 }
@@ -615,10 +601,10 @@ impl Backlog {
         }
     }
 
-    fn kept_again(&self, queue: &mut Queue) {
+    fn kept_again(&self, queue: &mut Queue, keep: &Keep) {
         if std::mem::take(&mut queue.keep_failing) {
             queue.keep_failure_said = None;
-            self.state.set_findings(FINDINGS, Vec::new());
+            self.state.set_state_dir_failure(&keep.state_dir, None);
             tracing::info!("the state directory takes files again");
         }
     }
