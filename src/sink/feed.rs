@@ -493,6 +493,11 @@ impl Feed {
         }
     }
 
+    /// Whether an interval comes after all that were written.
+    pub fn is_new(&self, interval: &Interval) -> bool {
+        interval.to_secs > self.reached_secs
+    }
+
     /// Records what writing `interval` came to.
     pub fn commit(&mut self, interval: &Interval, walk: Walk, outcome: Outcome) -> Receipt {
         let Outcome { mut receipt, found, gone, lagging } = outcome;
@@ -501,7 +506,7 @@ impl Feed {
         let deferred = self.waiting.add(span, &walk.deferred);
         receipt.deferred = deferred.waiting;
         // Of one that is given again it was counted the first time.
-        if interval.to_secs > self.reached_secs {
+        if self.is_new(interval) {
             self.reached_secs = interval.to_secs;
             receipt.dropped_before_creation = walk.dropped + deferred.dropped;
         }

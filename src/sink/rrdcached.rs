@@ -16,6 +16,15 @@
 //! disk, the last 4 kB of it, and without a journal all that it had not written: so behind a new
 //! connection the caller is asked for what it gave lately ([`SinkError::Renewed`]).
 //!
+//! **Doubt.** A daemon that was killed may also believe to have what it has not. Its journal says
+//! `wrote FILE` when a write is over, and the replay throws away all that stands before that, an
+//! update too that came while the file was being written. It remembers its stamp nevertheless, and
+//! refuses the same update as one that it has. So behind a new connection, until an interval is
+//! written that was never given before, the files tell: where the last update is before ours, the
+//! daemon is told to write the file, and if that does not bring it there, to forget it; then it
+//! asks the file itself. (Where a later update had come before the kill, the file has that, and
+//! nothing tells that one is missing before it.)
+//!
 //! **Making files.** The history of a new file must be zeros. Files made here ([`file::create`])
 //! have that and are quick (tens of thousands a second), but the daemon must be able to write
 //! them. That is tried out on every connection with a file at the root of the tree and an update
@@ -56,7 +65,7 @@ use tracing::{info, warn};
 
 use crate::finding::Finding;
 use crate::flush::Interval;
-use crate::sink::header::{Fitness, examine, is_unfed};
+use crate::sink::header::{Fitness, examine, is_unfed, last_update};
 use crate::sink::librrd::is_locked;
 use crate::sink::{
     ARCHIVES, Aggregates, Create, DATA_SOURCES, Feed, File, HEARTBEAT_SECS, LAST_WAIT, Lead,
@@ -85,6 +94,13 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// Updates of an interval that get a second try because the file was locked, at the most.
 const AGAIN_MAX: usize = 100_000;
+
+/// How long a write is waited for that the daemon has begun, before what is not there is held for
+/// lost: FLUSH does not wait for it. Of one file it takes milliseconds.
+const WRITE_WAIT: Duration = Duration::from_secs(2);
+
+/// How often a file is looked at in that time.
+const WRITE_TICK: Duration = Duration::from_millis(20);
 
 /// Where rrdcached listens.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -265,6 +281,8 @@ pub struct Rrdcached {
     /// The root, escaped, with a slash behind.
     prefix: Vec<u8>,
     connection: Option<Connection>,
+    /// Connected anew, and no interval was written since that was not given before.
+    renewed: bool,
     /// What was logged of the daemon last.
     announced: Option<(Abilities, Maker)>,
     /// The step that the source of zeros ends with, once it was written.
@@ -316,6 +334,7 @@ impl Rrdcached {
             feed,
             prefix,
             connection: None,
+            renewed: false,
             announced: None,
             zero_secs: None,
         })
@@ -390,7 +409,7 @@ impl Rrdcached {
         let open = || Connection::open(&self.address, self.timeout, &self.stop);
         let abilities = open()?.probe()?;
         let mut connection = Connection { abilities, ..open()? };
-        self.command(&mut connection, "FORGET", files)
+        connection.command("FORGET", &self.prefix, files)
     }
 
     fn write_once(&mut self, interval: &Interval) -> Result<Receipt, SinkError> {
@@ -401,11 +420,14 @@ impl Rrdcached {
         let connection = self.connect(&span)?;
         if renewed {
             self.connection = Some(connection);
+            self.renewed = true;
             return Err(SinkError::Renewed { target: format!("rrdcached at {}", self.address) });
         }
         let zero = self.zero_for(&connection, &span);
+        let tree = self.feed.tree();
         let mut writer =
-            Writer::new(connection, &self.prefix, self.feed.tree(), zero, span, Outcome::default());
+            Writer::new(connection, &self.prefix, tree, zero, span, Outcome::default());
+        writer.doubts = self.renewed && tree.is_local();
         let mut chunk = Vec::with_capacity(CHUNK_LINES);
         let walk = self.feed.try_each(interval, |update| {
             chunk.push(Attempt::new(update));
@@ -413,13 +435,15 @@ impl Rrdcached {
         });
         let walk = walk.and_then(|walk| {
             writer.write(&mut chunk)?;
-            writer.write_again()?;
+            writer.finish()?;
             Ok(walk)
         });
         let Writer { connection, outcome, answered, .. } = writer;
         // Where the tree is full, that says nothing of the connection.
         self.connection = answered.then_some(connection);
-        Ok(self.feed.commit(interval, walk?, outcome))
+        let walk = walk?;
+        self.renewed &= !self.feed.is_new(interval);
+        Ok(self.feed.commit(interval, walk, outcome))
     }
 
     /// Makes the files whose turn it is, and writes what waits behind them.
@@ -455,41 +479,13 @@ impl Rrdcached {
         let span = Span { from_secs, to_secs: first.to_secs, after_hole: false };
         let mut connection = self.connect(&span)?;
         let files: Vec<File> = samples.iter().map(|sample| sample.file).collect();
-        let asked = self.command(&mut connection, "FLUSH", &files)?;
+        let asked = connection.command("FLUSH", &self.prefix, &files)?;
         let (lost, missing) = self.feed.look(samples, asked);
         if !missing.is_empty() {
-            self.command(&mut connection, "FORGET", &missing)?;
+            connection.command("FORGET", &self.prefix, &missing)?;
         }
         self.connection = Some(connection);
         Ok(lost)
-    }
-
-    /// Gives a command for each of the files. False: it is not allowed on this socket.
-    fn command(
-        &self,
-        connection: &mut Connection,
-        command: &str,
-        files: &[File],
-    ) -> Result<bool, SinkError> {
-        let mut allowed = true;
-        for chunk in files.chunks(CHUNK_LINES) {
-            let mut lines = Vec::with_capacity(chunk.len() * 256);
-            for file in chunk {
-                lines.extend_from_slice(command.as_bytes());
-                lines.push(b' ');
-                lines.extend_from_slice(&self.prefix);
-                file.write_path(&mut lines);
-                lines.push(b'\n');
-            }
-            connection.exchange(&lines, chunk.len(), |_, error| {
-                // Any other error is of the file: the daemon does not know it, or it is gone.
-                allowed &= error.as_deref() != Some(PERMISSION_DENIED);
-            })?;
-            if !allowed {
-                break;
-            }
-        }
-        Ok(allowed)
     }
 
     fn zero_for(&mut self, connection: &Connection, span: &Span) -> Option<PathBuf> {
@@ -622,6 +618,13 @@ struct Writer<'a> {
     span: Span,
     outcome: Outcome,
     again: Vec<Update>,
+    /// An update is not believed to be there because the daemon says so.
+    doubts: bool,
+    /// Updates of this chunk that the daemon says to have, with the last update that it names; the
+    /// files have not got them.
+    doubted: Vec<(Update, u64)>,
+    /// Those that did not get there when the daemon was told to write them.
+    missing: Vec<Update>,
     lines: Vec<u8>,
     /// No answer is missing.
     answered: bool,
@@ -643,26 +646,113 @@ impl<'a> Writer<'a> {
         span: Span,
         outcome: Outcome,
     ) -> Writer<'a> {
-        let lines = Vec::with_capacity(CHUNK_LINES * 256);
-        let again = Vec::new();
-        Writer { connection, prefix, tree, zero, span, outcome, again, lines, answered: true }
+        Writer {
+            connection,
+            prefix,
+            tree,
+            zero,
+            span,
+            outcome,
+            again: Vec::new(),
+            doubts: false,
+            doubted: Vec::new(),
+            missing: Vec::new(),
+            lines: Vec::with_capacity(CHUNK_LINES * 256),
+            answered: true,
+        }
     }
 
-    /// Sends updates, and those of files that were locked once more.
+    /// Sends updates, and some of them once more.
     fn write_all(&mut self, updates: Vec<Update>) -> Result<(), SinkError> {
         let mut updates = updates.into_iter().map(Attempt::new).peekable();
         while updates.peek().is_some() {
             self.write(&mut updates.by_ref().take(CHUNK_LINES).collect())?;
         }
-        self.write_again()
+        self.finish()
     }
 
-    /// Sends the updates of files that were locked once more.
-    fn write_again(&mut self) -> Result<(), SinkError> {
-        let mut again = std::mem::take(&mut self.again).into_iter().peekable();
-        while again.peek().is_some() {
-            let second = |update| Attempt { second: true, ..Attempt::new(update) };
-            self.write(&mut again.by_ref().take(CHUNK_LINES).map(second).collect())?;
+    /// Sends once more the updates of files that were locked, and those that the daemon has lost
+    /// and believes to have.
+    fn finish(&mut self) -> Result<(), SinkError> {
+        let locked = std::mem::take(&mut self.again);
+        self.write_again(&locked)?;
+        let mut lost = std::mem::take(&mut self.missing);
+        let since = Instant::now();
+        loop {
+            lost.retain(|update| !self.is_there(update));
+            if lost.is_empty() {
+                return Ok(());
+            }
+            if since.elapsed() >= WRITE_WAIT {
+                break;
+            }
+            thread::park_timeout(WRITE_TICK);
+        }
+        if !self.command("FORGET", lost.iter())? {
+            for update in &lost {
+                let reason = "rrdcached was killed and has lost it, does not take it again, and \
+                              does not allow FORGET on this socket";
+                self.outcome.refused(update, reason);
+            }
+            return Ok(());
+        }
+        self.doubts = false;
+        self.write_again(&lost)?;
+        // Not together with what comes next: were it a mistake after all, the file would refuse
+        // both.
+        self.command("FLUSH", lost.iter())?;
+        Ok(())
+    }
+
+    fn write_again(&mut self, updates: &[Update]) -> Result<(), SinkError> {
+        for chunk in updates.chunks(CHUNK_LINES) {
+            let second = |&update| Attempt { second: true, ..Attempt::new(update) };
+            self.write(&mut chunk.iter().map(second).collect())?;
+        }
+        Ok(())
+    }
+
+    /// Gives a command for the files of updates. False: it is not allowed.
+    fn command<'u>(
+        &mut self,
+        command: &str,
+        updates: impl Iterator<Item = &'u Update>,
+    ) -> Result<bool, SinkError> {
+        let files: Vec<File> = updates.map(|update| update.file).collect();
+        self.answered = false;
+        let allowed = self.connection.command(command, self.prefix, &files)?;
+        self.answered = true;
+        Ok(allowed)
+    }
+
+    /// Whether the file itself has an update, which is accounted for then. What cannot be read is
+    /// believed.
+    fn is_there(&mut self, update: &Update) -> bool {
+        let last = match last_update(&update.file.path(self.tree.root())) {
+            Ok(last) => last,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(_) => self.span.to_secs,
+        };
+        let is_there = last >= self.span.to_secs;
+        if is_there {
+            self.outcome.not_after(update, &self.span, last);
+        }
+        is_there
+    }
+
+    /// Has the daemon write the files that lack what it says to have.
+    fn look_at_doubted(&mut self) -> Result<(), SinkError> {
+        let doubted = std::mem::take(&mut self.doubted);
+        if doubted.is_empty() {
+            return Ok(());
+        }
+        self.doubts = self.command("FLUSH", doubted.iter().map(|(update, _)| update))?;
+        for (update, last) in doubted {
+            if !self.doubts {
+                self.outcome.not_after(&update, &self.span, last);
+            } else if !self.is_there(&update) {
+                self.missing.push(update);
+            }
         }
         Ok(())
     }
@@ -679,7 +769,7 @@ impl<'a> Writer<'a> {
         for attempt in chunk.drain(..) {
             self.outcome.refused(&attempt.update, "rrdcached's answers contradict each other");
         }
-        Ok(())
+        self.look_at_doubted()
     }
 
     /// Sends every update once; returns those that have to be sent again.
@@ -758,7 +848,11 @@ impl<'a> Writer<'a> {
         }
         if let Some(last) = last_update_secs(&error) {
             if last >= self.span.to_secs {
-                self.outcome.not_after(&attempt.update, &self.span, last);
+                if !self.doubts {
+                    self.outcome.not_after(&attempt.update, &self.span, last);
+                } else if !self.is_there(&attempt.update) {
+                    self.doubted.push((attempt.update, last));
+                }
                 return Ok(None);
             }
             if attempt.lead(&self.span) != Lead::None {
@@ -1153,6 +1247,30 @@ impl Connection {
             answer(index, error);
         }
         Ok(())
+    }
+
+    /// Gives a command for each of the files, below the root of `prefix`. False: it is not allowed
+    /// on this socket.
+    fn command(&mut self, command: &str, prefix: &[u8], files: &[File]) -> Result<bool, SinkError> {
+        let mut allowed = true;
+        for chunk in files.chunks(CHUNK_LINES) {
+            let mut lines = Vec::with_capacity(chunk.len() * 256);
+            for file in chunk {
+                lines.extend_from_slice(command.as_bytes());
+                lines.push(b' ');
+                lines.extend_from_slice(prefix);
+                file.write_path(&mut lines);
+                lines.push(b'\n');
+            }
+            self.exchange(&lines, chunk.len(), |_, error| {
+                // Any other error is of the file: the daemon does not know it, or it is gone.
+                allowed &= error.as_deref() != Some(PERMISSION_DENIED);
+            })?;
+            if !allowed {
+                break;
+            }
+        }
+        Ok(allowed)
     }
 
     fn exchange_pipelined(
