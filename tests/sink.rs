@@ -472,6 +472,55 @@ fn a_daemon_that_is_away_loses_nothing() {
     }
 }
 
+/// The replay of a journal throws away an update that came while its file was being written, and
+/// the daemon believes to have it. Would break if it were believed.
+#[test]
+fn what_the_replay_of_a_journal_loses_is_given_again() {
+    if !daemon::is_installed() {
+        return;
+    }
+    for (name, permissions) in [("open", OPEN), ("no FORGET", DOCUMENTED)] {
+        let journal = tempfile::tempdir().unwrap();
+        let mut options = vec!["-j", journal.path().to_str().unwrap()];
+        options.extend(permissions);
+        let mut bench = with_daemon(|at| daemon::Rrdcached::start(at, &options));
+        let step = |number: u64| {
+            interval(&[1, 2], &[(1, 2)], START + 300 * number, START + 300 * (number + 1))
+        };
+        bench.write_well(&step(0));
+        let path = bench.path(bytes4(1, 2));
+        bench.daemon.as_ref().unwrap().flush(&path);
+        bench.write_well(&step(1));
+        bench.daemon = None;
+        // As if the second update had come while the first one was being written: killed behind
+        // that. The other files are as the kill left them.
+        let escaped = path.to_str().unwrap().replace(' ', "\\ ");
+        let entry = fs::read_dir(journal.path()).unwrap().next().unwrap().unwrap();
+        let lines = [
+            format!("update {escaped} {}:0:1\n", START + 300),
+            format!("update {escaped} {}:0:1\n", START + 600),
+            format!("wrote {}\n", path.to_str().unwrap()),
+        ];
+        fs::write(entry.path(), lines.concat()).unwrap();
+        bench.daemon = Some(daemon::Rrdcached::start(bench.directory.path(), &options));
+        let error = bench.sink.write(&step(2)).unwrap_err();
+        assert!(matches!(error, SinkError::Renewed { .. }), "{name}: {error}");
+        let first = bench.write(&step(0));
+        assert_eq!((first.already_there + first.ahead, first.refused), (1, 0), "{name}: {first:?}");
+        let second = bench.write(&step(1));
+        let lost = u64::from(name == "no FORGET");
+        let taken = (second.accepted, second.refused);
+        assert_eq!(taken, (second.updates - lost, lost), "{name}: {second:?}");
+        bench.write_well(&step(2));
+        if lost == 0 {
+            for end in [START + 300, START + 600, START + 900] {
+                let totals = [0, bytes(1, 2, end)[0]];
+                assert_rates(bench.average(bytes4(1, 2), end), totals, name);
+            }
+        }
+    }
+}
+
 #[test]
 fn a_socket_without_update_is_an_error_of_the_whole() {
     if !daemon::is_installed() {
