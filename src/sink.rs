@@ -47,7 +47,7 @@ pub mod writer;
 
 pub use feed::{Aggregates, Create, Feed, Lead, Outcome, Span, Update, Walk, push_rate};
 pub use share::Share;
-pub use tree::{File, FileError, Tree};
+pub use tree::{File, FileError, Tree, TreeHeld, TreeLock};
 pub use verify::{SAMPLE_MAX, Sample};
 pub use waiting::WAITING_MAX;
 

@@ -7,6 +7,7 @@ mod compare;
 mod config;
 mod decode;
 mod demo;
+mod direct;
 mod docs;
 mod hostile;
 mod house;

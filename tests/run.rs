@@ -368,9 +368,15 @@ fn a_port_in_use_is_named() {
     // A second daemon would take a part of the agents from the first, in silence.
     let first = site.start(&[&listen, "sflow_workers=2"]);
     let state = format!("sflow_statedir={}", site.path("other").display());
-    let (code, log) = site.try_start(&[&listen, "sflow_workers=2", &state]).wait();
+    let tree = format!("sflow_rrddir={}", site.path("other-tree").display());
+    let (code, log) = site.try_start(&[&listen, "sflow_workers=2", &state, &tree]).wait();
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains(&format!("cannot listen on UDP {address}: ")), "{log}");
+    // So would one that writes to the same files; it says who does.
+    let (code, log) = site.try_start(&["sflow_listen=127.0.0.1:0", &state]).wait();
+    assert_eq!(code, Some(1), "{log}");
+    let holder = format!("locked by process {} on ", first.id());
+    assert!(log.contains(".ixflow.lock: ") && log.contains(&holder), "{log}");
     // The state directory tells as well, whatever the port.
     let (code, log) = site.try_start(&["sflow_listen=127.0.0.1:0"]).wait();
     assert_eq!(code, Some(1), "{log}");

@@ -149,8 +149,8 @@ pub fn run(arguments: &Arguments) -> Result<(), ReplayError> {
     }
 
     let matrix = Arc::new(Mutex::new(BTreeMap::new()));
-    let sinks: Vec<Box<dyn Sink>> = if print {
-        vec![Box::new(MatrixSink(matrix.clone()))]
+    let (sinks, _tree_lock): (Vec<Box<dyn Sink>>, _) = if print {
+        (vec![Box::new(MatrixSink(matrix.clone()))], None)
     } else {
         open_sinks(&config, &Arc::new(AtomicBool::new(false)))?
     };

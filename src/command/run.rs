@@ -27,7 +27,7 @@ use crate::receive::{ListenError, Spread, UdpSockets};
 use crate::resolve::{AgentPolicy, Conflict, MacTable, Plan, Policy};
 use crate::sink::direct::{self, Direct};
 use crate::sink::rrdcached::{self, Address, Rrdcached};
-use crate::sink::{Share, Sink, Tree};
+use crate::sink::{Share, Sink, Tree, TreeHeld, TreeLock};
 use crate::state::status::Status;
 use crate::state::{State, TableState};
 use crate::worker::Epoch;
@@ -97,6 +97,9 @@ pub enum RunError {
         /// What is wrong with it.
         source: io::Error,
     },
+    /// Another daemon writes the tree.
+    #[error("{0}, an ixflow that writes this tree: a second one needs its own sflow_rrddir")]
+    TreeHeld(#[from] TreeHeld),
     /// Another daemon is there.
     #[error(
         "{}: locked by process {holder}: another ixflow runs with these settings; a second one \
@@ -129,7 +132,7 @@ pub fn run(arguments: &Arguments) -> Result<(), RunError> {
 
     let lock = lock_state_dir(&config)?;
     let stop = Arc::new(AtomicBool::new(false));
-    let mut sinks = open_sinks(&config, &stop)?;
+    let (mut sinks, _tree_lock) = open_sinks(&config, &stop)?;
     // One pace in all, and a file a second at the least.
     let create_per_sec = config.create_per_sec.div_ceil(u32::try_from(sinks.len()).unwrap_or(1));
     sinks.iter_mut().for_each(|sink| sink.pace(create_per_sec));
@@ -377,11 +380,12 @@ pub(super) fn rrdcached_settings(config: &Config) -> Vec<rrdcached::Settings> {
     settings.collect()
 }
 
-/// Opens the sinks that the tree is written by from now on, each a share of it.
+/// Opens the sinks that the tree is written by from now on, each a share of it, and locks the tree
+/// if it is here.
 pub(super) fn open_sinks(
     config: &Config,
     stop: &Arc<AtomicBool>,
-) -> Result<Vec<Box<dyn Sink>>, RunError> {
+) -> Result<(Vec<Box<dyn Sink>>, Option<TreeLock>), RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = goes_through_rrdcached(config);
     // Behind TCP the tree may be another host's, or on a disk that is not mounted.
@@ -392,18 +396,20 @@ pub(super) fn open_sinks(
     {
         return Err(tree_error(error));
     }
-    if through_rrdcached {
+    let lock = if elsewhere { None } else { TreeLock::take(&config.rrd_dir)? };
+    let sinks = if through_rrdcached {
         let open = |settings| -> io::Result<Box<dyn Sink>> {
             Ok(Box::new(Rrdcached::new(settings, stop.clone())?))
         };
         let sinks = rrdcached_settings(config).into_iter().map(open);
-        sinks.collect::<io::Result<_>>().map_err(tree_error)
+        sinks.collect::<io::Result<_>>().map_err(tree_error)?
     } else {
         let tree = Tree::open(&config.rrd_dir).map_err(tree_error)?;
         let direct = Direct::new(tree, config.create, direct::default_threads())
             .map(|direct| direct.with_aggregates(config.aggregates).stopping(stop.clone()));
-        Ok(vec![Box::new(direct.map_err(tree_error)?)])
-    }
+        vec![Box::new(direct.map_err(tree_error)?) as Box<dyn Sink>]
+    };
+    Ok((sinks, lock))
 }
 
 fn describe_table(table: &TableState, now_secs: u64) -> String {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +22,60 @@ const TAG_AGGREGATES: u32 = u32::MAX;
 
 /// Threads that look at the headers of files: as many reads as a disk does well at once.
 const READERS: usize = 8;
+
+/// The file in the root that whoever writes the tree locks.
+const LOCK_NAME: &str = ".ixflow.lock";
+
+/// That a tree has one writer: held until it is dropped, or its process ends.
+#[derive(Debug)]
+pub struct TreeLock {
+    _file: fs::File,
+}
+
+/// Another process writes the tree.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: locked by {holder}", path.display())]
+pub struct TreeHeld {
+    /// The lock.
+    pub path: PathBuf,
+    /// Process and host, in words.
+    pub holder: String,
+}
+
+impl TreeLock {
+    /// Takes the lock of the tree below `root` (flock(2)). There is none where no file can be made
+    /// or locked: then the tree is elsewhere, or others see to it.
+    pub fn take(root: &Path) -> Result<Option<TreeLock>, TreeHeld> {
+        let path = root.join(LOCK_NAME);
+        let mut options = fs::File::options();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = match options.open(&path) {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::debug!("{}: {error}: the tree is not locked", path.display());
+                return Ok(None);
+            }
+        };
+        match file.try_lock() {
+            Ok(()) => {
+                let host = nix::unistd::gethostname().unwrap_or_default();
+                let holder = format!("process {} on {}", std::process::id(), host.display());
+                // Only for people.
+                let _ = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes()));
+                Ok(Some(TreeLock { _file: file }))
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.take(300).read_to_string(&mut holder);
+                Err(TreeHeld { path, holder })
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                tracing::debug!("{}: {error}: the tree is not locked", path.display());
+                Ok(None)
+            }
+        }
+    }
+}
 
 /// Which files the RRD tree holds.
 ///

@@ -206,6 +206,10 @@ pub(crate) struct Ixflow {
 }
 
 impl Ixflow {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn address(&self) -> SocketAddr {
         self.address.unwrap()
     }
