@@ -149,6 +149,7 @@ impl Pipeline {
         finish(self.flusher);
         self.writers.into_iter().for_each(finish);
         finish(self.keeper);
+        self.backlog.settle();
         let (kept, lost) = self.backlog.left();
         if kept > 0 {
             tracing::warn!("{kept} intervals wait on disk, and are written after the next start");

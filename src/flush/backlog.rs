@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::format::Saved;
 use super::spool::{Spool, SpoolError, Stamps};
 use super::{Interval, OpenStep};
 use crate::count::{Ledger, Traffic};
@@ -87,6 +88,8 @@ struct Queue {
     /// One for each sink.
     places: Vec<Place>,
     to_save: Option<OpenStep>,
+    /// What was saved last, if all counts were in intervals then.
+    saved: Option<Saved>,
     closed: bool,
     /// No file can be written before then.
     keep_after: Option<Instant>,
@@ -163,6 +166,7 @@ impl Backlog {
             written: VecDeque::new(),
             places: vec![Place::default(); sinks.max(1)],
             to_save: None,
+            saved: None,
             closed: false,
             keep_after: None,
             keep_failure_said: None,
@@ -577,10 +581,14 @@ impl Backlog {
             } else if let Some(open) = open {
                 let acknowledged_to_secs = queue.acknowledged_to_secs();
                 drop(queue);
-                let saved = open.into_saved(acknowledged_to_secs).map(|saved| spool.save(&saved));
+                let saved = open.into_saved(acknowledged_to_secs);
+                let result = saved.as_ref().map(|saved| spool.save(saved));
                 queue = self.lock();
-                match saved {
-                    Some(Ok(_)) => self.kept_again(&mut queue, keep),
+                match result {
+                    Some(Ok(_)) => {
+                        queue.saved = saved.filter(|saved| saved.open.is_empty());
+                        self.kept_again(&mut queue, keep);
+                    }
                     Some(Err(error)) => self.keep_failed(&mut queue, keep, &error),
                     None => {}
                 }
@@ -620,6 +628,20 @@ impl Backlog {
         }
     }
 
+    /// At the end, when no sink writes any more: saves how far they came, which the last saving
+    /// could not know. Without that the next start would give them again what they have.
+    pub fn settle(&self) {
+        let Some((keep, spool)) = &self.keep else { return };
+        let mut queue = self.lock();
+        let acknowledged_to_secs = queue.acknowledged_to_secs();
+        if let Some(saved) = queue.saved.take()
+            && saved.acknowledged_to_secs != acknowledged_to_secs
+            && let Err(error) = spool.save(&Saved { acknowledged_to_secs, ..saved })
+        {
+            self.keep_failed(&mut queue, keep, &error);
+        }
+    }
+
     /// At the end: how many intervals wait on disk for the next start, and how many nowhere.
     pub fn left(&self) -> (usize, usize) {
         let queue = self.lock();
@@ -655,13 +677,14 @@ fn given_up<'a>(pairs: impl Iterator<Item = &'a Traffic>) -> GivenUp {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs;
     use std::path::Path;
     use std::thread;
 
     use super::*;
     use crate::agent::Agents;
-    use crate::flush::PairTraffic;
+    use crate::flush::{Open, PairTraffic};
     use crate::ixp::VliId;
 
     fn state() -> Arc<State> {
@@ -785,6 +808,32 @@ mod tests {
             drain(&backlog),
             [(1_200, false, true), (1_500, false, true), (1_800, false, false)]
         );
+    }
+
+    /// Would break if what a sink took after all was saved were given to it again as new.
+    #[test]
+    fn what_a_sink_takes_at_the_end_is_known_at_the_next_start() {
+        for settled in [true, false] {
+            let directory = tempfile::tempdir().unwrap();
+            let keep = || Keep { again_secs: 900, ..keep(directory.path()) };
+            let first = backlog(keep());
+            first.push(interval(300, 600));
+            let open = Open {
+                step_secs: 300,
+                steps: BTreeMap::new(),
+                covered_to_secs: Some(600),
+                lans: Arc::new([]),
+            };
+            first.save(OpenStep { open, to_secs: 0 });
+            first.close();
+            first.run_keeper();
+            assert!(first.done(0, &first.front(0).unwrap().interval));
+            if settled {
+                first.settle();
+            }
+            let second = backlog(keep());
+            assert_eq!((second.resumed_to_secs(), second.is_empty()), (Some(600), settled));
+        }
     }
 
     /// Would break if what the sink took, and has in no file yet, lived in its memory alone.
