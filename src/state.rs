@@ -17,7 +17,10 @@ use self::status::{Rates, Status};
 
 use crate::agent::{Agents, DIRECTION_FINDINGS};
 use crate::finding::{Finding, Level};
-use crate::sightings::{FINDINGS, Sightings, UnknownMac};
+use crate::sightings::{self, Sightings, UnknownMac};
+
+/// The names of what the daemon finds in its own state.
+pub const FINDINGS: &[&str] = &["clock_set_back", "state_dir_unwritable"];
 
 /// Stands for "the kernel does not say".
 const UNKNOWN: u64 = u64::MAX;
@@ -298,7 +301,7 @@ impl State {
     pub fn refresh_findings(&self) {
         self.set_findings(DIRECTION_FINDINGS, self.agents.direction_findings());
         let findings = self.sightings.findings(&self.agents.flow_samples());
-        self.set_findings(FINDINGS, findings);
+        self.set_findings(sightings::FINDINGS, findings);
     }
 
     /// What looks wrong at the moment, worst first.

@@ -160,10 +160,15 @@ fn every_finding_of_the_sources_is_in_the_lists() {
                 || path.ends_with("command/check.rs");
             let mut marks = Vec::new();
             if of_check {
-                marks.extend(["NAME: &str = \"", ".ok(\"", "Level::Warn, \"", "Level::Fail, \""]);
+                marks.extend([
+                    "const NAME: &str = \"",
+                    ".ok(\"",
+                    "Level::Warn, \"",
+                    "Level::Fail, \"",
+                ]);
             }
             if code.contains("Finding {") {
-                marks.push("name: \"");
+                marks.extend(["name: \"", "const NAME: &str = \""]);
             }
             for mark in marks {
                 names.extend(

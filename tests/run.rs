@@ -11,7 +11,7 @@ use crate::support::datagram::datagram;
 use crate::support::ixflow::{
     DOCUMENTED, Ixflow, KEY, Site, answer_always, ixflow, last_rates, speak, summary_field,
 };
-use crate::support::path::{files_below, wait_for};
+use crate::support::path::wait_for;
 use crate::support::rrdcached::{self as daemon, DOCUMENTED as DOCUMENTED_RRDCACHED};
 
 /// Datagrams of a burst: each agent of the fabric sends some.
@@ -85,7 +85,7 @@ fn a_signal_to_stop_writes_what_was_counted() {
             assert_eq!(summary_field(&log, "samples"), truth.flow_samples, "{log}");
             assert_eq!(summary_field(&log, "counted"), counted(&truth), "{log}");
             if datagrams > 0 {
-                assert_eq!(files_below(&site.tree()).len(), files_in_all(4), "{log}");
+                assert_eq!(site.tree_files().len(), files_in_all(4), "{log}");
                 if daemon::is_installed() {
                     assert_last_update(&site, &truth, 20.0);
                 }
@@ -175,7 +175,7 @@ fn hangup_reloads_settings_and_table_and_flushes() {
     // Within the second in which observation begins there is no interval to flush yet.
     wait_for("the flush", || {
         daemon.signal("HUP");
-        (files_below(&site.tree()).len() >= files_in_all(4)).then_some(())
+        (site.tree_files().len() >= files_in_all(4)).then_some(())
     });
     daemon.wait_table("macs=5 vlis=5");
     let after = speak(&site.fabric, daemon.address(), BURST);
@@ -283,7 +283,7 @@ fn boundaries_wait_for_rrdcached() {
     let before = speak(&site.fabric, daemon.address(), BURST);
     let line = daemon.wait_line("intervals wait, nothing is lost yet");
     assert!(line.contains("rrdcached.sock"), "{line}");
-    assert_eq!(files_below(&site.tree()), [""; 0]);
+    assert_eq!(site.tree_files(), [""; 0]);
     let rrdcached = daemon::Rrdcached::start(site.directory.path(), DOCUMENTED_RRDCACHED);
     assert_eq!(rrdcached.address, Address::Unix(socket));
     daemon.wait_line("takes updates again");
@@ -292,7 +292,7 @@ fn boundaries_wait_for_rrdcached() {
     assert_eq!(summary_field(&log, "counted"), counted(&before) + counted(&after), "{log}");
     // At its end it writes all that it has.
     rrdcached.stop();
-    assert_eq!(files_below(&site.tree()).len(), files_in_all(4));
+    assert_eq!(site.tree_files().len(), files_in_all(4));
     // One boundary passed while it was away; what was said behind it came with the last flush.
     assert_last_update(&site, &after, 10.0);
 }

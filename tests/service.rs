@@ -32,7 +32,7 @@ use socket2::{Domain, Socket, Type};
 use crate::support::ixflow::{
     DOCUMENTED, Ixflow, Site, ixflow, ixflow_activated, speak, summary_field,
 };
-use crate::support::path::{files_below, wait_for};
+use crate::support::path::wait_for;
 
 /// What systemd is for its services: it hears them (sd_notify(3)), keeps sockets for them, and
 /// passes sockets to them (sd_listen_fds(3)).
@@ -451,7 +451,7 @@ fn a_daemon_that_hangs_and_is_killed_loses_nothing_that_it_did_not_read() {
         daemon.signal("HUP");
         // It says more than fits into the socket.
         manager.rest();
-        (files_below(&site.tree()).len() > 20).then_some(())
+        (site.tree_files().len() > 20).then_some(())
     });
     daemon.freeze();
     let speaker = Speaker::start(&site.fabric, address, 2, buffer_bytes(&daemon));
@@ -472,7 +472,8 @@ fn sockets_that_nobody_wants_any_more_are_given_up() {
     let site = Site::new();
     let mut manager = Manager::new(&site);
     let address = |ip: &str| UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap();
-    let (first, second) = (address("127.0.0.1"), address("127.0.0.1"));
+    // Nobody else's, so that none is taken by chance.
+    let (first, second) = (address("127.0.0.71"), address("127.0.0.72"));
     let listen = format!("sflow_listen={first}");
     let daemon = site.start_as(manager.command(), &[&listen, "sflow_workers=2"]);
     manager.hear_until("READY=1");
@@ -491,6 +492,6 @@ fn sockets_that_nobody_wants_any_more_are_given_up() {
     assert!(daemon.log().contains(&format!("no longer listens on {first}")), "{}", daemon.log());
     assert_eq!(manager.sockets.len(), 1);
     // The first one's address is free: neither side holds it.
-    UdpSocket::bind(first).unwrap();
+    wait_for("the address to be free", || UdpSocket::bind(first).ok());
     daemon.stop();
 }

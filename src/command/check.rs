@@ -26,7 +26,7 @@ use crate::control::config::{Config, ConfigError};
 use crate::finding::{Finding, Level};
 use crate::receive::UdpSockets;
 use crate::sink::rrdcached::user_name;
-use crate::{sightings, sink};
+use crate::{sightings, sink, state};
 
 use super::run::LOCK_FILE;
 
@@ -60,8 +60,13 @@ pub const FINDINGS: &[&str] = &[
 
 /// The names of all findings: those of the check, and those of the daemon.
 pub fn all_findings() -> impl Iterator<Item = &'static str> {
-    let of_the_daemon =
-        [DIRECTION_FINDINGS, sightings::FINDINGS, quality::FINDINGS, sink::FINDINGS];
+    let of_the_daemon = [
+        DIRECTION_FINDINGS,
+        sightings::FINDINGS,
+        quality::FINDINGS,
+        sink::FINDINGS,
+        state::FINDINGS,
+    ];
     FINDINGS.iter().chain(of_the_daemon.into_iter().flatten()).copied()
 }
 

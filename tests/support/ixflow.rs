@@ -14,7 +14,7 @@ use ixflow::clock::Clock;
 use ixflow::simulate::{ApiServer, Fabric, Truth};
 
 use super::datagram::datagram;
-use super::path::wait_for;
+use super::path::{files_below, wait_for};
 
 /// The API key of [`DOCUMENTED`].
 pub(crate) const KEY: &str = "your-api-key";
@@ -135,6 +135,11 @@ impl Site {
     /// The root of the RRD files.
     pub(crate) fn tree(&self) -> PathBuf {
         self.path("tree")
+    }
+
+    /// The files of the tree, but for the daemon's lock.
+    pub(crate) fn tree_files(&self) -> Vec<String> {
+        files_below(&self.tree()).into_iter().filter(|path| path != ".ixflow.lock").collect()
     }
 
     /// The arguments of a command that put the documented configuration into this directory:
