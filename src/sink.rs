@@ -156,6 +156,9 @@ pub struct Receipt {
     pub dropped_before_creation: u64,
     /// Files of a sample that do not have what was acknowledged.
     pub lost_after_ack: u64,
+    /// Most files that were looked at lost what was acknowledged, and so did the others: what was
+    /// written lately is to be given again.
+    pub is_relapse: bool,
     /// The first refusals, [`REFUSALS_MAX`] at the most.
     pub refusals: Vec<Refusal>,
 }
@@ -168,6 +171,11 @@ impl Receipt {
             + self.gone
             + self.refused
             + self.left_alone;
+    }
+
+    /// Whether no file took its update, and some refused: it is not of the files then.
+    pub fn is_refusal(&self) -> bool {
+        self.refused > 0 && self.refused == self.updates
     }
 }
 

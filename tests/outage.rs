@@ -470,6 +470,48 @@ fn the_tree_is_read_only_for_a_while() {
     assert_nothing_lost(running, voice, &bench, &rows);
 }
 
+/// Would break if what rrdcached takes for a tree that is read-only were believed to be written: it
+/// acknowledges, and throws away.
+#[test]
+fn the_tree_of_rrdcached_is_read_only_for_a_while() {
+    if !daemon::is_installed() {
+        return;
+    }
+    for (name, killed) in [("read-only", false), ("killed, then read-only", true)] {
+        let mut bench = Bench::new(name, None);
+        let root = bench.root();
+        fs::create_dir_all(&root).unwrap();
+        let Some(mounted) = Mounted::new(&root, "size=256m") else { return };
+        bench.start_daemon(OPEN);
+        let fabric = fabric();
+        let mut voice = Voice::new(&fabric);
+        let sink = bench.sink_to_be(PATIENT);
+        let mut running = start_keeping(&fabric, &bench, sink, START_SECS * 1_000);
+        let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
+        if killed {
+            bench.kill_daemon();
+        }
+        mounted.remount("ro");
+        if killed {
+            bench.start_daemon(OPEN);
+        }
+        if killed {
+            rows.extend(steps_in_vain(&mut voice, &mut running, &ENDS[1..]));
+            wait_finding(&running, "sink_away", "Read-only file system");
+        } else {
+            rows.push(whole_step(&mut voice, &mut running, ENDS[1]));
+            wait_finding(&running, "sink_away", "does not write them");
+            rows.push(Row::whole(voice.speak(&mut running, ENDS[2])));
+            running.pass_boundary_waiting(ENDS[2], 1);
+        }
+        mounted.remount("rw");
+        running.catch_up(ENDS[2]);
+        wait_no_finding(&running, "sink_away");
+        assert!(running.state.write().repaired > 0, "{name}");
+        assert_nothing_lost(running, voice, &bench, &rows);
+    }
+}
+
 /// Would break if files that cannot be made cost their updates, or if these came out of order.
 #[test]
 fn the_disk_is_full_for_a_while() {

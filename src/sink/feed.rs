@@ -498,10 +498,15 @@ impl Feed {
         interval.to_secs > self.reached_secs
     }
 
-    /// Records what writing `interval` came to.
+    /// Records what writing `interval` came to: nothing, where every file refused it, for it is
+    /// given once more then.
     pub fn commit(&mut self, interval: &Interval, walk: Walk, outcome: Outcome) -> Receipt {
         let Outcome { mut receipt, found, gone, lagging } = outcome;
         receipt.left_alone = walk.left_alone;
+        receipt.sum_up();
+        if receipt.is_refusal() {
+            return receipt;
+        }
         let span = self.span(interval);
         let deferred = self.waiting.add(span, &walk.deferred);
         receipt.deferred = deferred.waiting;
@@ -515,7 +520,6 @@ impl Feed {
         let acknowledged =
             walk.sample.into_iter().filter(|file| !lagging.contains(file) && !gone.contains(file));
         self.verify.note(acknowledged, interval.to_secs, walk.known);
-        receipt.sum_up();
         self.tree.insert(&found);
         self.tree.remove(&gone);
         self.lagging = lagging;
@@ -1254,6 +1258,7 @@ mod tests {
             unfed: false,
         };
         outcome.refused(&refused, "locked");
+        outcome.accepted(&Update { file: pairs[1].parse().unwrap(), ..refused });
         feed.commit(&interval, Walk::default(), outcome);
         let mut next = interval.clone();
         (next.from_secs, next.to_secs) = (interval.to_secs, interval.to_secs + 300);

@@ -281,7 +281,8 @@ pub struct Rrdcached {
     /// The root, escaped, with a slash behind.
     prefix: Vec<u8>,
     connection: Option<Connection>,
-    /// Connected anew, and no interval was written since that was not given before.
+    /// Connected anew, or most of what was looked at is lost, and no interval was written since that
+    /// was not given before.
     renewed: bool,
     /// What was logged of the daemon last.
     announced: Option<(Abilities, Maker)>,
@@ -367,7 +368,10 @@ impl Sink for Rrdcached {
         let mut receipt = self.make_files(last)?;
         let samples = self.feed.samples();
         if !samples.is_empty() {
+            let looked_at = samples.len() as u64;
             receipt.lost_after_ack = self.look(samples)?;
+            receipt.is_relapse = receipt.lost_after_ack * 2 > looked_at;
+            self.renewed |= receipt.is_relapse;
         }
         Ok(receipt)
     }
@@ -442,8 +446,10 @@ impl Rrdcached {
         // Where the tree is full, that says nothing of the connection.
         self.connection = answered.then_some(connection);
         let walk = walk?;
-        self.renewed &= !self.feed.is_new(interval);
-        Ok(self.feed.commit(interval, walk, outcome))
+        let is_new = self.feed.is_new(interval);
+        let receipt = self.feed.commit(interval, walk, outcome);
+        self.renewed &= !is_new || receipt.is_refusal();
+        Ok(receipt)
     }
 
     /// Makes the files whose turn it is, and writes what waits behind them.
@@ -701,6 +707,16 @@ impl<'a> Writer<'a> {
         // Not together with what comes next: were it a mistake after all, the file would refuse
         // both.
         self.command("FLUSH", lost.iter())?;
+        self.outcome.receipt.sum_up();
+        let in_vain = lost.iter().filter(|update| self.last_in_file(update) < self.span.to_secs);
+        if in_vain.count() as u64 * 2 > self.outcome.receipt.updates {
+            return Err(SinkError::Unusable {
+                target: format!("rrdcached below {}", self.tree.root().display()),
+                answer: "it takes updates and does not write them: is the tree read-only, its \
+                         disk full?"
+                    .into(),
+            });
+        }
         Ok(())
     }
 
@@ -725,14 +741,19 @@ impl<'a> Writer<'a> {
         Ok(allowed)
     }
 
-    /// Whether the file itself has an update, which is accounted for then. What cannot be read is
-    /// believed.
-    fn is_there(&mut self, update: &Update) -> bool {
-        let last = match last_update(&update.file.path(self.tree.root())) {
+    /// The last update of the file itself, in seconds since 1970; 0: there is none. What cannot be
+    /// read is believed.
+    fn last_in_file(&self, update: &Update) -> u64 {
+        match last_update(&update.file.path(self.tree.root())) {
             Ok(last) => last,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
             Err(_) => self.span.to_secs,
-        };
+        }
+    }
+
+    /// Whether the file itself has an update, which is accounted for then.
+    fn is_there(&mut self, update: &Update) -> bool {
+        let last = self.last_in_file(update);
         let is_there = last >= self.span.to_secs;
         if is_there {
             self.outcome.not_after(update, &self.span, last);

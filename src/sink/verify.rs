@@ -3,7 +3,9 @@
 //! It acknowledges an update and may lose it without a word: when somebody else has the file locked
 //! at the moment of writing, when the file was deleted while it was cached, when its disk is full,
 //! or when it writes to another directory than we read. So of every interval a few files are looked
-//! at later, others each time: their last update must have followed.
+//! at later, others each time: their last update must have followed. Some of them are looked at
+//! soon: a tree that takes nothing any more (its disk was mounted read-only) shows before the next
+//! interval comes, whose updates would fill the rows of those that were lost.
 
 use std::collections::VecDeque;
 
@@ -12,6 +14,9 @@ use super::tree::{File, Tree};
 
 /// Files of an interval that are looked at, at the most.
 pub const SAMPLE_MAX: usize = 256;
+
+/// Of these, that many before the next interval.
+const SOON_MAX: usize = 16;
 
 /// How long a file may lag behind, in seconds, where rrdcached does not let itself be told to write
 /// it: `-w 1800 -z 1800`, and an hour for its queue.
@@ -41,7 +46,7 @@ pub(super) struct Verify {
     /// The number, in the order of the paths, of the update with which the next sample begins.
     pub(super) cursor: usize,
     samples: VecDeque<Sample>,
-    /// Those in front that are from earlier intervals, and were not looked at since the last one.
+    /// Those in front that are looked at before the next interval.
     due: usize,
     /// Files of which something was lost lately, the last of them, and why.
     lost: Option<(u64, String)>,
@@ -53,9 +58,12 @@ impl Verify {
     /// the number of all.
     pub(super) fn note(&mut self, files: impl Iterator<Item = File>, to_secs: u64, updates: usize) {
         self.cursor = if self.cursor + SAMPLE_MAX < updates { self.cursor + SAMPLE_MAX } else { 0 };
-        self.due = self.samples.len();
         let room = SAMPLES_MAX - self.samples.len().min(SAMPLES_MAX);
-        self.samples.extend(files.take(room).map(|file| Sample { file, to_secs }));
+        let mut samples = files.take(room).map(|file| Sample { file, to_secs });
+        let soon: Vec<Sample> = samples.by_ref().take(SOON_MAX).collect();
+        self.due = self.samples.len() + soon.len();
+        self.samples.extend(samples);
+        soon.into_iter().for_each(|sample| self.samples.push_front(sample));
     }
 
     /// Samples of earlier intervals, some at a time, each once in an interval; they are forgotten

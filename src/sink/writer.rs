@@ -131,7 +131,7 @@ pub fn run(number: usize, backlog: &Backlog, sink: &mut dyn Sink, state: &State,
 /// An error if no file took its update, and some refused.
 fn whole(sink: &dyn Sink, receipt: Receipt) -> Result<Receipt, SinkError> {
     match receipt.refusals.first() {
-        Some(refusal) if receipt.refused == receipt.updates => Err(SinkError::Unusable {
+        Some(refusal) if receipt.is_refusal() => Err(SinkError::Unusable {
             target: sink.describe(),
             answer: format!("every file refuses, {} for one: {}", refusal.file, refusal.reason),
         }),
@@ -298,6 +298,14 @@ impl Writer<'_> {
         let receipt = tended.inspect_err(|error| self.show_trouble(sink, error))?;
         add(self.state, &receipt);
         say_refusals(&receipt);
+        if receipt.is_relapse {
+            tracing::error!(
+                "{}: most files of the samples lost what was acknowledged: what was written lately \
+                 is given again",
+                sink.describe()
+            );
+            self.backlog.rewind(self.number);
+        }
         Ok(())
     }
 }
