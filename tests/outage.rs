@@ -247,7 +247,9 @@ fn rrdcached_is_killed_in_the_middle_of_a_flush() {
         let mut rows = vec![whole_step(&mut voice, &mut running, ENDS[0])];
         for kill in [1, 2] {
             let end_secs = ENDS[0] + 300 * kill;
-            bench.daemon.as_ref().unwrap().wait_at_rest();
+            wait_for("rrdcached to be at rest", || {
+                bench.daemon.as_ref().unwrap().is_at_rest().then_some(())
+            });
             // It takes the flush and answers nothing.
             bench.daemon.as_ref().unwrap().signal("STOP");
             rows.push(Row::whole(voice.speak(&mut running, end_secs)));

@@ -380,12 +380,15 @@ pub(super) fn rrdcached_settings(config: &Config) -> Vec<rrdcached::Settings> {
     settings.collect()
 }
 
+/// What a tree is written by.
+type Sinks = Vec<Box<dyn Sink>>;
+
 /// Opens the sinks that the tree is written by from now on, each a share of it, and locks the tree
 /// if it is here.
 pub(super) fn open_sinks(
     config: &Config,
     stop: &Arc<AtomicBool>,
-) -> Result<(Vec<Box<dyn Sink>>, Option<TreeLock>), RunError> {
+) -> Result<(Sinks, Option<TreeLock>), RunError> {
     let tree_error = |source| RunError::Tree { path: config.rrd_dir.clone(), source };
     let through_rrdcached = goes_through_rrdcached(config);
     // Behind TCP the tree may be another host's, or on a disk that is not mounted.

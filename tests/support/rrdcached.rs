@@ -9,8 +9,6 @@ use std::time::{Duration, Instant};
 
 use ixflow::sink::rrdcached::Address;
 
-use super::path::wait_for;
-
 /// The options of IXP Manager's documentation (docs/features/sflow-p2p.md).
 pub(crate) const DOCUMENTED: &[&str] = &["-P", "FLUSH,UPDATE", "-m", "0666"];
 
@@ -137,24 +135,21 @@ impl Rrdcached {
         assert!(answer.starts_with('0'), "{answer}");
     }
 
-    /// Waits until it writes no file and has none to write at once: what a kill catches in the middle
-    /// of a write is torn.
-    pub(crate) fn wait_at_rest(&self) {
+    /// Whether it writes no file and has none to write at once: what a kill catches in the middle of
+    /// a write is torn.
+    pub(crate) fn is_at_rest(&self) -> bool {
         let tasks = format!("/proc/{}/task", self.child.id());
         let sleeps = |task: std::io::Result<std::fs::DirEntry>| {
             let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
             // A thread that has just ended has none.
             stat.map_or(true, |stat| stat.rsplit(") ").next().unwrap().starts_with('S'))
         };
-        wait_for("rrdcached to be at rest", || {
-            let mut stream = UnixStream::connect(self.control()).unwrap();
-            stream.write_all(b"STATS\nQUIT\n").unwrap();
-            let mut stats = String::new();
-            stream.read_to_string(&mut stats).unwrap();
-            assert!(stats.contains("QueueLength: "), "{stats}");
-            let idle = stats.contains("QueueLength: 0\n");
-            (idle && std::fs::read_dir(&tasks).unwrap().all(sleeps)).then_some(())
-        });
+        let mut stream = UnixStream::connect(self.control()).unwrap();
+        stream.write_all(b"STATS\nQUIT\n").unwrap();
+        let mut stats = String::new();
+        stream.read_to_string(&mut stats).unwrap();
+        assert!(stats.contains("QueueLength: "), "{stats}");
+        stats.contains("QueueLength: 0\n") && std::fs::read_dir(&tasks).unwrap().all(sleeps)
     }
 
     /// Sends a signal by its name, to the daemon's own id.
