@@ -11,7 +11,7 @@ use crate::support::datagram::datagram;
 use crate::support::ixflow::{
     DOCUMENTED, Ixflow, KEY, Site, answer_always, ixflow, last_rates, speak, summary_field,
 };
-use crate::support::path::wait_for;
+use crate::support::path::{files_below, wait_for};
 use crate::support::rrdcached::{self as daemon, DOCUMENTED as DOCUMENTED_RRDCACHED};
 
 /// Datagrams of a burst: each agent of the fabric sends some.
@@ -265,6 +265,27 @@ fn an_empty_answer_does_not_replace_a_table() {
     let saved = std::fs::read_to_string(site.path("state/mac-table.json")).unwrap();
     let mac = site.fabric.vlis()[0].macs[0].to_string().replace(':', "");
     assert!(saved.contains(&mac), "{saved}");
+}
+
+/// Would break if the daemon made the root, or a lock in it, of a tree that is on another host: all
+/// files would then be made here.
+#[test]
+fn of_a_tree_behind_tcp_nothing_is_made_here() {
+    if !daemon::is_installed() {
+        return;
+    }
+    let site = Site::new();
+    let rrdcached = daemon::Rrdcached::start_tcp(site.directory.path(), &["-B", "-R"]);
+    let ixflow = site
+        .start(&["sflow_rrdcached=1", &format!("sflow_rrdcached_socket={}", rrdcached.address)]);
+    ixflow.wait_table("new table: ");
+    assert!(!site.tree().exists());
+    let truth = speak(&site.fabric, ixflow.address(), BURST);
+    let log = ixflow.stop();
+    assert_eq!(summary_field(&log, "counted"), counted(&truth), "{log}");
+    rrdcached.stop();
+    // By rrdcached, every one of them.
+    assert_eq!(files_below(&site.tree()).len(), files_in_all(4), "{log}");
 }
 
 #[test]
