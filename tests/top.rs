@@ -233,7 +233,10 @@ fn a_terminal_is_left_as_it_was() {
     let (_site, daemon, http) = start(&[]);
     // A terminal that script(1) makes without one of its own has no size.
     let ixflow = env!("CARGO_BIN_EXE_ixflow");
-    let command = format!("stty cols 100 rows 24; exec {ixflow} top --url http://{http}");
+    let command = format!(
+        "stty cols 100 rows 24; before=$(stty -g); {ixflow} top --url http://{http}; code=$?; \
+         [ \"$(stty -g)\" = \"$before\" ] && echo as before; exit $code"
+    );
     for key in ["q", "\u{1b}", "\u{3}"] {
         let mut script = Command::new("script");
         script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm");
@@ -255,7 +258,8 @@ fn a_terminal_is_left_as_it_was() {
         assert!(script.wait().unwrap().success(), "{key:?}");
         let screen = String::from_utf8_lossy(&screen).into_owned();
         let (_, after) = screen.split_once("\u{1b}[?1049h").expect("the alternate screen");
-        assert!(after.contains("\u{1b}[?1049l"), "{key:?}: it is left: {after:?}");
+        let (_, after) = after.split_once("\u{1b}[?1049l").expect("it is left");
+        assert!(after.contains("as before"), "{key:?}: raw mode, echo: {after:?}");
     }
     daemon.stop();
 }
