@@ -380,7 +380,7 @@ impl Bench<'_> {
             assert_eq!(field("counted"), samples, "{said}");
             // One in the middle, beside the one at the end.
             let flushes = if self.scenario.flush_secs < 60 { 2 } else { 1 };
-            assert!(field("updates") >= flushes * self.site.files, "{said}");
+            assert!(field("updated") >= flushes * self.site.files, "{said}");
         }
         eprintln!(
             "  {} of {} datagrams lost at {:.0}/s; {}",
