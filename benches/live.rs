@@ -412,9 +412,11 @@ impl Bench<'_> {
         // Another process could take the port between these lines; then the daemon does not start.
         let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = self.site.directory.join("ixpmanager.conf");
+        // A daemon of an earlier step is not this one's past: nothing is given again at its start.
         let text = format!(
             "<ixp>\napikey = {API_KEY}\napibaseurl = {}\nsflow_rrddir = {}\n\
              sflow_rrdcached = 1\nsflow_rrdcached_socket = {}\nsflow_statedir = {}\n\
+             sflow_resend_secs = 0\n\
              sflow_listen = {address}\nsflow_workers = {workers}\nsflow_spread = {spread}\n\
              sflow_flush_secs = {}\nsflow_receive_buffer_bytes = {RECEIVE_BUFFER_BYTES}\n</ixp>\n",
             self.site.api.base_url(),
