@@ -26,7 +26,7 @@ bench-live:
 	@contrib/build-dependencies test
 	cargo bench --bench live
 
-# Updates a second, through rrdcached and into files, beside their limits; under ten minutes. Needs
+# Updates a second, through rrdcached and into files, beside their limits; about twelve minutes. Needs
 # 25 GB below the temporary directory (TMPDIR), which are given back, also after Ctrl-C.
 bench-flush:
 	@contrib/build-dependencies test
